@@ -1,0 +1,1 @@
+"""Alembic migrations, and the command that runs them."""
