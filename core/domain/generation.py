@@ -23,7 +23,9 @@ class Sampling(Written):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] = 50
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.1
-    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=4)] = []
+    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=4)] = Field(
+        default_factory=list
+    )
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
 
 

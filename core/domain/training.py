@@ -59,7 +59,9 @@ class TrainSpec(Written):
     r: Annotated[int, Field(ge=1, le=1024)] = 8
     lora_alpha: Annotated[float, Field(gt=0, le=65_536)] = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    target_modules: Annotated[list[str], Field(min_length=1, max_length=len(MODULES))] = list(MODULES)
+    target_modules: Annotated[list[str], Field(min_length=1, max_length=len(MODULES))] = Field(
+        default_factory=lambda: list(MODULES)
+    )
     use_rslora: bool = False
 
     num_train_epochs: Annotated[float, Field(gt=0, le=1000)] = 3
