@@ -69,7 +69,7 @@ class _Look:
         prompt = len(turns[0].content) if len(turns) == 2 else sum(len(turn.content) for turn in turns[:-1])
         self._prompt += prompt
         self._answer += answer
-        if prompt + answer > self._longest:
+        if prompt + answer > self._longest:  # noqa: PLR1730  (max() is a call a row)
             self._longest = prompt + answer
         self._digests.add(hash(turns))
         if rows.has_control_tokens(turns):

@@ -60,7 +60,8 @@ def _choose(groups: list[list[int]], *, at_most: int, seed: int) -> set[int]:
     for group in groups[:-1]:
         if len(chosen) + len(group) <= at_most:
             chosen.update(group)
-    return chosen or set(min(groups, key=len))
+    smallest: list[int] = min(groups, key=len)
+    return chosen or set(smallest)
 
 
 def _prompt(conversation: Conversation) -> tuple[Turn, ...]:

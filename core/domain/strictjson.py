@@ -157,9 +157,7 @@ def _syntax(text: str, error: json.JSONDecodeError) -> Finding:
     at = f"at character {error.pos + 1} of the row"
     before, here = text[: error.pos].rstrip(), text[error.pos : error.pos + 1]
     if here in {"}", "]"} and before.endswith(","):
-        return Finding(
-            code="trailing_comma", message=f"A comma stands before {here!r} {at}.", hint="Remove the comma."
-        )
+        return Finding(code="trailing_comma", message=f"A comma stands before {here!r} {at}.", hint="Remove the comma.")
     if error.msg == "Extra data":
         return Finding(
             code="malformed_json",
