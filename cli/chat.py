@@ -21,6 +21,7 @@ SystemOption = Annotated[
 
 
 def generate(
+    *,
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     adapter: AdapterOption = None,
     system: SystemOption = None,

@@ -11,7 +11,7 @@ from cli import imports, places
 from cli.options import DataDirOption
 from cli.places import ROOT
 from cli.processes import python
-from cli.screen import Refused
+from cli.screen import Refused, screen
 from core.settings import Settings
 
 app = typer.Typer(name="engine", help="Engines: embedded (transformers and peft), or vllm.", no_args_is_help=True)
@@ -20,7 +20,7 @@ HostOption = Annotated[str, typer.Option(help="Address to serve on.")]
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")]
 KeyFileOption = Annotated[
     Path | None,
-    typer.Option(help="File with the key that the API sends (BLUELORA_ENGINE_API_KEY there).", show_default=False),
+    typer.Option(help="File with the key that the API sends (BLUELORA_ENGINE_API_KEY_FILE there).", show_default=False),
 ]
 
 
@@ -42,6 +42,7 @@ def embedded(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def vllm(
+    *,
     context: typer.Context,
     base: BaseOption = None,
     host: HostOption = "127.0.0.1",
@@ -63,6 +64,17 @@ def vllm(
         os.environ["VLLM_API_KEY"] = api_key_file.read_text().strip()
     serving = ["--served-model-name", found.name, "--host", host, "--port", str(port)]
     _become([program, "serve", str(folder), *serving, "--enable-lora", "--max-lora-rank", rank, *context.args])
+
+
+@app.command("lay-out")
+def lay_out(
+    folder: Annotated[Path, typer.Argument(help="The base goes into a folder of its name in here.")],
+    base: BaseOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Lay a base's files out in a folder, for an engine that reads them by path."""
+    target = imports.lay_out(base, folder, data=places.chosen(data_dir))
+    screen.thing({"base": target.name, "path": str(target)})
 
 
 def _become(command: list[str]) -> NoReturn:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from core.runtime import Runtime
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,7 +21,6 @@ from cli.processes import python
 from cli.screen import Refused
 from core import runtime, tether
 from core.domain.bases import Base
-from core.runtime import Runtime
 from core.services import bases, keys
 from core.settings import Settings
 

@@ -87,7 +87,7 @@ class Supervisor:
             "BLUELORA_DATA_DIR": str(data.path),
             "BLUELORA_BROKER_URL": os.environ.get("BLUELORA_BROKER_URL", broker.url(path)),
             "BLUELORA_ENGINE_URL": os.environ.get("BLUELORA_ENGINE_URL", f"http://127.0.0.1:{engine_port}"),
-            "BLUELORA_ENGINE_API_KEY": os.environ.get("BLUELORA_ENGINE_API_KEY", secret_file(data.engine_key_file)),
+            "BLUELORA_ENGINE_API_KEY_FILE": os.environ.get("BLUELORA_ENGINE_API_KEY_FILE", str(data.engine_key_file)),
             "BLUELORA_ADMIN_KEY_FILE": str(data.admin_key_file),
             "BLUELORA_HOST": self.plan.host,
             "BLUELORA_PORT": str(port),
