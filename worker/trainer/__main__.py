@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from core.domain.jobs import FailureClass, Phase
 from core.domain.training import TrainingEvent
-from worker.messages import MAX_LINE_BYTES, Entered, Failed, Line, Ready, Run, Stop, Told, line, requests
+from worker.messages import MAX_LINE_BYTES, Entered, Failed, Line, Ready, Run, Stepped, Stop, Told, line, requests
 from worker.trainer.attempt import HeldBase, run_attempt
 from worker.trainer.failures import classify
 from worker.trainer.wishes import Wishes
@@ -55,9 +55,15 @@ class Pipe:
         self._outgoing.write(line(reply))
         self._outgoing.flush()
 
-    def tell(self, event: TrainingEvent | Phase) -> None:
+    def tell(self, event: TrainingEvent | Phase | Stepped) -> None:
         """Write one event."""
-        self.send(Entered(phase=event) if isinstance(event, Phase) else Told(event=event))
+        match event:
+            case Phase():
+                self.send(Entered(phase=event))
+            case Stepped():
+                self.send(event)
+            case _:
+                self.send(Told(event=event))
 
     def runs(self) -> Iterator[Asked]:
         """Wait for runs until the worker closes its end."""

@@ -7,8 +7,9 @@ import math
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
 
 import torch
 from peft import PeftModel
@@ -29,7 +30,7 @@ from worker.trainer.failures import Damaged, NotFinite, UserError
 from worker.trainer.loop import LoraTrainer
 from worker.trainer.wishes import StopAsked, Wishes
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers")
+PACKAGES: Final = ("bluelora", "torch", "transformers", "peft", "accelerate", "tokenizers")
 
 
 class HeldBase:
@@ -206,10 +207,14 @@ def _facts(run: Run) -> Facts:
         "validation_sha256": run.validation_sha256,
         "template_hash": run.template_hash,
         "system_prompt": run.spec.system_prompt,
-        "versions": {
-            "bluelora": version("bluelora"),
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": torch.cuda.get_device_name() if run.device == "cuda" else "cpu",
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        # A checkout on the path is a way to run us too; its version is its commit, which nobody recorded here.
+        return "uninstalled"

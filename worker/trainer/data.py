@@ -112,7 +112,7 @@ def _rows(samples: Sequence[Example], *, spec: TrainSpec) -> tuple[Row, ...]:
         return tuple(flat.row(one.input_ids, one.labels) for one in samples)
     order = list(samples)
     random.Random(spec.seed).shuffle(order)
-    packed = packing.pack(order, max_tokens=spec.pack_length)
+    packed = packing.packed(order, pack_length=spec.pack_length)
     return tuple(flat.row(one.input_ids_T, one.labels_T, starts=one.starts_S) for one in packed)
 
 

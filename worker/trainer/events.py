@@ -7,7 +7,7 @@ decides as the straight one did.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Final, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
@@ -15,10 +15,12 @@ from typing_extensions import override
 from core.domain.jobs import Phase
 from core.domain.steps import Steps
 from core.domain.training import Evaluated, Progress, TrainingEvent, TrainSpec
+from worker.messages import Stepped
 from worker.trainer.checkpoints import Best
 from worker.trainer.wishes import Wishes
 
-Tell = Callable[[TrainingEvent | Phase], None]
+Tell = Callable[[TrainingEvent | Phase | Stepped], None]
+SECONDS_BETWEEN_STEPS: Final = 1.0
 Outcome = Literal["completed", "early_stopped", "finish", "pause", "cancel"]
 
 
@@ -45,6 +47,7 @@ class Events(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self._steps = steps
         self._validates = validates
         self._pace = Pace()
+        self._said_step = 0.0
         self.last: Progress | None = None
 
     @contextmanager
@@ -66,7 +69,8 @@ class Events(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        step, done = state.global_step, state.global_step >= state.max_steps
+        step, done = state.global_step, ends(state)
+        self._say_step(step)
         wish = self.wishes.wish
         if wish and (wish == "cancel" or not done):
             self.outcome = wish
@@ -77,6 +81,12 @@ class Events(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         control.should_log = control.should_log or control.should_training_stop or done
         control.should_evaluate = self._validates and (step % self._steps.evaluate_every == 0 or done)
         control.should_save = self.outcome == "pause" or (step % self._spec.save_steps == 0 and not done)
+
+    def _say_step(self, step: int) -> None:
+        now = time.monotonic()
+        if now - self._said_step >= SECONDS_BETWEEN_STEPS:
+            self._said_step = now
+            self.tell(Stepped(step=step))
 
     @override
     def on_log(
@@ -116,14 +126,14 @@ class Events(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self.tell(Evaluated(step=state.global_step, epoch=state.epoch or 0.0, eval_loss=loss))
         self.best.see(loss, step=state.global_step)
         patience = self._spec.early_stopping_patience
-        if patience and self.best.waited >= patience and self.outcome == "completed" and not control_ends(state):
+        if patience and self.best.waited >= patience and self.outcome == "completed" and not ends(state):
             self.outcome = "early_stopped"
             control.should_training_stop = True
             # A checkpoint of this step would resume past the decision to stop.
             control.should_save = False
 
 
-def control_ends(state: TrainerState) -> bool:
+def ends(state: TrainerState) -> bool:
     """Say whether the training has taken its last step."""
     return bool(state.global_step >= state.max_steps)
 
