@@ -1,15 +1,18 @@
 """Data sets. Rows only: their bytes are in the object store."""
 
+import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, insert, select
 
 from core.db import tables
 from core.db.clocks import LeaseClock
+from core.domain import ids
 from core.domain.datasets import Dataset, DatasetFinding, Summary
 
 _t = tables.datasets
+REFERENCE: Final = re.compile(r"(?P<name>[^@\0]{1,64})(@(?P<version>[1-9][0-9]{0,8}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,16 @@ class Datasets:
             rows = rows.where(_t.c.version == version)
         row = self.connection.execute(rows.order_by(_t.c.version.desc()).limit(1)).one_or_none()
         return None if row is None else _dataset(row)
+
+    def referred(self, reference: str, *, project_id: str) -> Dataset | None:
+        """Find what `ds_…`, `name` (its newest version) or `name@N` means."""
+        if ids.is_id(reference, "ds"):
+            return self.get(reference, project_id=project_id)
+        spelled = REFERENCE.fullmatch(reference)
+        if spelled is None:
+            return None
+        version = None if spelled["version"] is None else int(spelled["version"])
+        return self.named(spelled["name"], version, project_id=project_id)
 
     def hold(self, dataset_id: str) -> bool:
         """Lock a living data set against deletion until the transaction ends; False when there is none."""

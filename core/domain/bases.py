@@ -1,10 +1,15 @@
 """Bases: imported models that adapters are trained on and served with."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from core.domain import ids
 from core.domain.adapters import AdapterFile
-from core.errors import Conflict, NotFound
+from core.errors import Conflict, Invalid, NotFound
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,3 +41,22 @@ class BaseConflict(Conflict):
     """The name belongs to a base with other bytes."""
 
     code = "base_conflict"
+
+
+class InvalidBaseName(Invalid):
+    """A text that can't be a base's name."""
+
+    code = "invalid_base_name"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no reference could spell.
+
+    Raises:
+        InvalidBaseName: With what would be right.
+    """
+    if not NAME.fullmatch(name) or ids.looks_like_id(name):
+        raise InvalidBaseName(
+            f"{name[:100]!r} can't name a base: use 1 to 64 of A-Z a-z 0-9 . _ -, not starting like an id.",
+            param="name",
+        )
