@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from core.domain import ids
 from core.domain.adapters import AdapterFile
@@ -29,6 +31,17 @@ class Base:
     files: tuple[AdapterFile, ...]
     metadata: Mapping[str, str]
     created_at: int
+
+
+class ImportedBase(BaseModel):
+    """What the converter says of the folder it wrote; other things it says are for people."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    template_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    context_length: Annotated[int, Field(ge=1)]
+    parameters: Annotated[int, Field(ge=1)]
 
 
 class BaseNotFound(NotFound):

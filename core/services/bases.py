@@ -1,13 +1,16 @@
 """Bases: register what an import made, find one, bring its files here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from core.db.clocks import wall
 from core.db.transactions import Database, Transaction, snapshot, transaction
 from core.domain import ids
 from core.domain.adapters import AdapterFile, NameTaken
-from core.domain.bases import Base, BaseConflict, BaseNotFound, check_name
+from core.domain.bases import Base, BaseConflict, BaseNotFound, ImportedBase, check_name
 from core.domain.pages import Filters, Page, cursor
+from core.storage import bundles
+from core.storage.objects import Store
 
 
 def register(
@@ -60,6 +63,50 @@ def register(
             param="name",
         )
     return found
+
+
+def register_folder(
+    folder: Path, *, imported: Mapping[str, object], name: str, store: Store, database: Database
+) -> Base:
+    """Store a converted checkpoint's files, then make the base known; cut off in between, it is simply done again.
+
+    Args:
+        folder: In Llama layout, plain files only.
+        imported: What the converter said of it (core.domain.bases.ImportedBase).
+        name: As jobs will name it.
+        store: Where the bytes go.
+        database: Where the row goes.
+
+    Raises:
+        InvalidBaseName, BaseConflict, NameTaken: See `register`.
+        StorageFull, Unavailable: The bytes could not be stored.
+    """
+    check_name(name)
+    facts = ImportedBase.model_validate(dict(imported))
+    return register(
+        name=name,
+        files=bundles.upload(folder, store),
+        fingerprint=facts.fingerprint,
+        template_hash=facts.template_hash,
+        context_length=facts.context_length,
+        parameters=facts.parameters,
+        database=database,
+    )
+
+
+def fetch(base: Base, *, store: Store, cache_dir: Path) -> Path:
+    """Bring a base's files to this machine, verified; a whole copy that is there is kept.
+
+    Args:
+        base: Which.
+        store: Where its bytes are.
+        cache_dir: Gets a folder named by the fingerprint.
+
+    Raises:
+        BrokenBundle: Stored bytes are missing or changed.
+        Unavailable: The store does not answer.
+    """
+    return bundles.fetch(base.files, cache_dir / base.fingerprint, store)
 
 
 def get(id_or_name: str, *, database: Database) -> Base:
