@@ -75,6 +75,7 @@ class Attempt:
         self._asked: Wish = "go_on"
         self._asked_at = 0.0
         self._step = 0
+        self._deaf = False
 
     def run(self, folder: Path) -> None:
         """Prepare, watch, conclude.
@@ -205,6 +206,7 @@ class Attempt:
         now = time.monotonic()
         waited = now - self._asked_at
         if self._asked == "cancel" and waited > min(self._site.heartbeat_s, DEAF_S):
+            self._deaf = True
             # The owner is told now; whether the trainer comes round is our own business (`_wind_down`).
             return messages.Stopped(wish="cancel", step=self._step, trained_tokens=0)
         if self._asked == "pause" and self._stopping() and waited > DEAF_S:
@@ -242,7 +244,7 @@ class Attempt:
             return
         to = self._resting_place() if ending.wish == "pause" else Status.CANCELLED
         self._lease.conclude(lambda: jobs.release(self._claim, to=to, database=self._site.database))
-        if self._asked == "cancel":
+        if self._deaf:
             self._wind_down()
 
     def _resting_place(self) -> Literal[Status.PAUSED, Status.QUEUED]:
