@@ -57,6 +57,22 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewAdapter:
+    """What a worker publishes: the sealed bundle's facts, before a row and a version number exist.
+
+    `sha256` is the manifest's, `manifest` its text; `files` include the manifest itself.
+    """
+
+    sha256: str
+    manifest: str
+    files: tuple[AdapterFile, ...]
+    template_hash: str
+    system_prompt: str | None
+    r: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ById:
     """`ad_…`."""
 
