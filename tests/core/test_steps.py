@@ -21,9 +21,7 @@ def test_the_tutorial_takes_234_steps_an_epoch_and_702_in_all() -> None:
 def test_steps_are_those_that_trainer_plans(
     items: int, batch: int, accumulation: int, epochs: float, tmp_path: Path
 ) -> None:
-    given = spec(
-        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, num_train_epochs=epochs
-    )
+    given = spec(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, num_train_epochs=epochs)
     args = TrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=batch,

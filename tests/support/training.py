@@ -76,7 +76,8 @@ def sha256(path: Path) -> str:
 
 def weights(result: Finished | Stopped) -> dict[str, Tensor]:
     assert isinstance(result, Finished)
-    return load_file(Path(result.bundle_dir) / "adapter_model.safetensors")
+    found: dict[str, Tensor] = load_file(Path(result.bundle_dir) / "adapter_model.safetensors")
+    return found
 
 
 @dataclass

@@ -92,7 +92,9 @@ def test_a_step_is_split_into_micro_batches_without_losing_or_reordering_samples
     rows = [row([1, *[number] * size], [-100, *[number] * size]) for number, size in enumerate([4, 3, 9, 1, 2], 10)]
     step = batch(rows, max_tokens=10)
     assert [micro.lengths for micro in step.rows] == [(5, 4), (10,), (2, 3)]
-    assert torch.cat([micro.targets_N for micro in step.rows]).tolist() == [10] * 4 + [11] * 3 + [12] * 9 + [13] + [14] * 2
+    assert (
+        torch.cat([micro.targets_N for micro in step.rows]).tolist() == [10] * 4 + [11] * 3 + [12] * 9 + [13] + [14] * 2
+    )
     assert (step.labels, step.tokens) == (19, 24)
     for micro in step.rows:
         assert micro.input_ids_T[micro.predictors_N + 1].tolist() == micro.targets_N.tolist()
