@@ -110,10 +110,6 @@ class Jobs:
         rows = select(func.count()).where(_t.c.project_id == project_id, _t.c.status == Status.QUEUED.value)
         return self.connection.execute(rows).scalar_one()
 
-    def needs_dataset(self, dataset_id: str) -> bool:
-        """Say whether a job that has not ended trains or validates on this data set."""
-        return self._any(or_(_t.c.dataset_id == dataset_id, _t.c.validation_dataset_id == dataset_id), _OPEN)
-
     def named(self, name: str) -> bool:
         """Say whether a job that has not ended will give its adapter this name, in whatever project."""
         return self._any(_t.c.name == name, _OPEN)
