@@ -1,0 +1,1 @@
+"""The HTTP face of BlueLoRA. Knows no SQL, tensors or Celery."""

@@ -1,0 +1,1 @@
+"""One module a noun; a route body says which service answers."""

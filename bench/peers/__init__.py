@@ -1,0 +1,1 @@
+"""One file a peer, stock library calls only."""

@@ -1,0 +1,1 @@
+"""The `bluelora` command: starts processes by name, else a REST client."""

@@ -1,0 +1,1 @@
+"""What is true whoever asks: rules, rows, bytes and use cases."""

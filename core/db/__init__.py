@@ -1,0 +1,1 @@
+"""Tables, transactions and queries. The only room that knows SQL."""

@@ -1,0 +1,37 @@
+"""What users write: strict pydantic models that refuse unknown fields and name the nearest known one."""
+
+import difflib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ],
+    Field(max_length=16),
+]
+
+
+class Written(BaseModel):
+    """A value as a user writes it: frozen, no coercion, no unknown field, no NaN."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_fields(cls, data: Any) -> Any:  # noqa: ANN401  (pydantic hands over whatever was sent)
+        if not isinstance(data, dict):
+            return data
+        for name in data:
+            if name in cls.model_fields:
+                continue
+            text = str(name)[:100]
+            near = difflib.get_close_matches(text, cls.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(cls.model_fields)}"
+            raise PydanticCustomError(
+                "unknown_parameter", "unknown field {shown}; {hint}", {"shown": repr(text), "name": text, "hint": hint}
+            )
+        return data

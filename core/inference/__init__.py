@@ -1,0 +1,1 @@
+"""HTTP to inference engines, embedded or vLLM alike."""

@@ -1,0 +1,1 @@
+"""Tensors: conversion, models, attention. Knows no SQL, queue or settings."""

@@ -1,0 +1,1 @@
+"""Use cases: functions that open the transactions."""

@@ -1,0 +1,1 @@
+"""Bytes: streamed into object stores, published atomically."""

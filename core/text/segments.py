@@ -1,0 +1,65 @@
+"""Text -> ids, where the text is only text: special strings in it are spelt out, never control tokens.
+
+Two encoders: `tokenizers` with the folder's tokenizer.json, and SentencePiece itself for folders whose importer found
+that the two differ (they carry `segments.model`).
+"""
+
+from pathlib import Path
+from typing import Final, Protocol
+
+from tokenizers import Tokenizer
+from typing_extensions import override
+
+from core.errors import Unavailable
+
+SENTENCEPIECE_FILE: Final = "segments.model"
+
+
+class EncoderUnavailable(Unavailable):
+    """The base needs a library that this process does not have."""
+
+    code = "encoder_unavailable"
+
+
+class Segments(Protocol):
+    """Encodes one segment, the text between two control tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """Give the ids of `text`; an empty text has none."""
+
+
+class FastSegments(Segments):
+    """Segments by `tokenizers`; takes the tokenizer over: from here on it reads special strings as text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tokenizer.encode_special_tokens = True
+
+    @override
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+class SentencePieceSegments(Segments):
+    """Segments by SentencePiece.
+
+    Raises:
+        EncoderUnavailable: `sentencepiece` is not installed here.
+    """
+
+    def __init__(self, model_file: Path) -> None:
+        try:
+            import sentencepiece  # noqa: PLC0415  (only bases with this file need it; the API installs without)
+        except ImportError as error:
+            raise EncoderUnavailable("This base needs the package sentencepiece: install bluelora[gpu].") from error
+        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+
+    @override
+    def encode(self, text: str) -> list[int]:
+        return list(self._processor.encode(text))
+
+
+def load(base_dir: Path, tokenizer: Tokenizer) -> Segments:
+    """Pick the encoder that the importer settled on for this folder."""
+    model_file = base_dir / SENTENCEPIECE_FILE
+    return SentencePieceSegments(model_file) if model_file.exists() else FastSegments(tokenizer)

@@ -1,0 +1,1 @@
+"""GPU hosts: where and when attempts run."""
