@@ -31,15 +31,14 @@ ADAPTER: Final = "demo"
 SPEC: Final[Mapping[str, float]] = {"learning_rate": 2e-3, "num_train_epochs": 15, "logging_steps": 5}
 """What the demo asks for beyond the tutorial's defaults."""
 
+SPEC: Final[Mapping[str, float]] = {"learning_rate": 2e-3, "num_train_epochs": 15, "logging_steps": 5}
+"""What the demo asks for beyond the tutorial's defaults."""
 KeepOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Keep the data here; default a temporary one.", show_default=False)
 ]
 
 
-def command(data_dir: SPEC: Final[Mapping[str, float]] = {"learning_rate": 2e-3, "num_train_epochs": 15, "logging_steps": 5}
-"""What the demo asks for beyond the tutorial's defaults."""
-
-KeepOption = None) -> None:
+def command(data_dir: KeepOption = None) -> None:
     """Upload a data set, train an adapter, and compare its answers with the base's: two minutes on two cores."""
     began = time.monotonic()
     with _data(data_dir) as data, _running(data) as service:
