@@ -30,9 +30,6 @@ START_S: Final = 90.0
 ADAPTER: Final = "demo"
 SPEC: Final[Mapping[str, float]] = {"learning_rate": 2e-3, "num_train_epochs": 15, "logging_steps": 5}
 """What the demo asks for beyond the tutorial's defaults."""
-
-SPEC: Final[Mapping[str, float]] = {"learning_rate": 2e-3, "num_train_epochs": 15, "logging_steps": 5}
-"""What the demo asks for beyond the tutorial's defaults."""
 KeepOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Keep the data here; default a temporary one.", show_default=False)
 ]
