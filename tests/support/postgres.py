@@ -62,12 +62,8 @@ class Postgres:
 
     def close(self) -> None:
         """Stop the server and remove its files."""
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(10)
+        self.process.send_signal(signal.SIGQUIT)  # no tidy end for what is thrown away
+        self.process.wait(10)
         self._log.close()
         shutil.rmtree(self.folder)
 
@@ -76,7 +72,7 @@ class Postgres:
             connection.execute(statement.encode())
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [self._bin / program, *arguments]
+        command = [str(self._bin / program), *arguments]
         subprocess.run(command, check=True, stdout=self._log, stderr=self._log, user=self._owner, group=self._owner)
 
     def _wait(self) -> None:
