@@ -213,18 +213,18 @@ class Child:
     def stop(self, *, grace_s: float = GRACE_S) -> None:
         """End the process: first by closing its requests, then by TERM, then by KILL."""
         self._close_requests()
-        if self._ends_within(grace_s):
+        if self.ends_within(grace_s):
             self._close_replies()
             return
         self.signal(signal.SIGTERM)
-        if not self._ends_within(grace_s):
+        if not self.ends_within(grace_s):
             self.kill()
         self._close_replies()
 
     def kill(self) -> None:
         """End the process and all it has started, at once. Any thread may call this."""
         self.signal(signal.SIGKILL)
-        if not self._ends_within(GRACE_S):
+        if not self.ends_within(GRACE_S):
             log.error("trainer process %d does not die; its device may be stuck", self.pid)
 
     def close(self) -> None:
@@ -237,7 +237,8 @@ class Child:
         """Rotate the output's file once it is long."""
         logfiles.rotate(self._log_path)
 
-    def _ends_within(self, seconds: float) -> bool:
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the process to end; False when it did not."""
         until = time.monotonic() + seconds
         while self.alive():
             if time.monotonic() > until:
@@ -247,7 +248,7 @@ class Child:
 
     def _wait(self) -> int:
         """Reap a process that closed its pipe, and whatever it left behind."""
-        if not self._ends_within(GRACE_S):
+        if not self.ends_within(GRACE_S):
             self.kill()
         with self._reaping:
             returncode = self._process.poll()
@@ -313,6 +314,16 @@ class Resident:
         if self._child is not None:
             self._child.close()
             self._child, self._base = None, None
+
+    @property
+    def child(self) -> Child | None:
+        """The trainer, if one has been started and not been ended."""
+        return self._child
+
+    def strike(self) -> None:
+        """Send KILL to the trainer without waiting for it. Any thread may call this."""
+        if child := self._child:
+            child.signal(signal.SIGKILL)
 
     def stop(self) -> None:
         """End the trainer in order."""

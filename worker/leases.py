@@ -41,6 +41,7 @@ class Lease:
         self._over = threading.Event()
         self._renewed_at = _now()
         self._lost = False
+        self._concluding = False
         self._wish: Wish = "go_on"
         self._threads = [
             threading.Thread(target=self._keep_renewing, name="lease-renewal", daemon=True),
@@ -92,7 +93,7 @@ class Lease:
             self._renewed_at = max(self._renewed_at, sent_at)
             self._wish = wish
 
-    def persist(self, write: Callable[[], None]) -> None:
+    def persist(self, write: Callable[[], object]) -> None:
         """Make a write, again and again while the database is away and the lease is held.
 
         Raises:
@@ -101,10 +102,22 @@ class Lease:
         while True:
             self.check()
             try:
-                return write()
+                write()
             except Unavailable as error:
                 log.warning("the database is away, trying again: %s", error)
                 time.sleep(RETRY_S)
+            else:
+                return
+
+    def conclude(self, write: Callable[[], object]) -> None:
+        """Make the write that ends the attempt; from here on a renewal that is refused is no loss.
+
+        Raises:
+            AttemptLost: As `persist`.
+        """
+        self._concluding = True
+        self.persist(write)
+        self._over.set()
 
     def _keep_renewing(self) -> None:
         pause = self._heartbeat_s
@@ -128,7 +141,7 @@ class Lease:
         with self._lock:
             first = not self._lost
             self._lost = True
-        if first and not self._over.is_set():
+        if first and not self._concluding and not self._over.is_set():
             log.warning("the lease is lost; stopping the attempt")
             self._on_lost()
 

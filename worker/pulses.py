@@ -22,12 +22,15 @@ class Pulse:
         self._last = now
         self._gaps: deque[float] = deque(maxlen=101)
         self._paced = False
+        self._step = 0
 
-    def step(self, now: float) -> None:
-        """Note that a step ended."""
+    def step(self, now: float, step: int) -> None:
+        """Note that an optimizer step ended; the same step may be said twice."""
+        if step <= self._step:
+            return
         if self._paced:
             self._gaps.append(now - self._last)
-        self._last, self._paced = now, True
+        self._last, self._paced, self._step = now, True, step
 
     def turn(self, now: float) -> None:
         """Note that other work began: the time until the next step says nothing about the pace."""

@@ -17,11 +17,11 @@ SPACE: Final = "▁"
 class Alphabet:
     """What every id stands for, in UTF-8 bytes; specials stand for nothing.
 
-    `strips_space` says that the text's first space is the tokenizer's own and is not shown.
+    `own_spaces` counts the spaces at a text's start that are the tokenizer's own and are not shown, if there.
     """
 
     bytes_by_id: Sequence[bytes]
-    strips_space: bool
+    own_spaces: int
 
 
 class Decoder:
@@ -34,17 +34,17 @@ class Decoder:
     def __init__(self, alphabet: Alphabet) -> None:
         self._alphabet = alphabet
         self._pending = b""
-        self._strip_next = alphabet.strips_space
+        self._own_spaces = alphabet.own_spaces
 
     def feed(self, ids: Iterable[int]) -> str:
         """Take the next ids and return the characters that became whole; ids past the tokenizer's are nothing."""
         table = self._alphabet.bytes_by_id
         self._pending += b"".join(table[id_] for id_ in ids if id_ < len(table))
-        return self._without_first_space(self._take(final=False))
+        return self._without_own_spaces(self._take(final=False))
 
     def finish(self) -> str:
         """Return what is still held back; call once, at the end."""
-        return self._without_first_space(self._take(final=True))
+        return self._without_own_spaces(self._take(final=True))
 
     def _take(self, *, final: bool) -> str:
         text: list[str] = []
@@ -61,11 +61,14 @@ class Decoder:
                 self._pending = self._pending[error.end :]
         return "".join(text)
 
-    def _without_first_space(self, text: str) -> str:
-        if not text or not self._strip_next:
+    def _without_own_spaces(self, text: str) -> str:
+        if not text or not self._own_spaces:
             return text
-        self._strip_next = False
-        return text.removeprefix(" ")
+        shown = text.lstrip(" ")
+        spaces = len(text) - len(shown)
+        taken = min(spaces, self._own_spaces)
+        self._own_spaces = 0 if shown else self._own_spaces - taken
+        return text[taken:]
 
 
 def alphabet(tokenizer: Tokenizer, decoder: Mapping[str, Any] | None) -> Alphabet:
@@ -95,7 +98,7 @@ def alphabet(tokenizer: Tokenizer, decoder: Mapping[str, Any] | None) -> Alphabe
             table[id_] = b"".join(to_bytes.get(character, character.encode()) for character in piece)
         else:
             table[id_] = _sentencepiece_bytes(piece, byte_fallback="ByteFallback" in kinds)
-    return Alphabet(bytes_by_id=table, strips_space=any(map(_strips, steps)))
+    return Alphabet(bytes_by_id=table, own_spaces=max(map(_own_spaces, steps), default=0))
 
 
 def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -106,10 +109,10 @@ def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return [decoder]
 
 
-def _strips(step: Mapping[str, Any]) -> bool:
+def _own_spaces(step: Mapping[str, Any]) -> int:
     if step["type"] == "Metaspace":
-        return bool(step.get("prepend_scheme", "always") != "never")
-    return bool(step["type"] == "Strip" and step["content"] == " " and step["start"] > 0)
+        return int(step.get("prepend_scheme", "always") != "never")
+    return int(step["start"]) if step["type"] == "Strip" and step["content"] == " " else 0
 
 
 def _sentencepiece_bytes(piece: str, *, byte_fallback: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""Stores of every kind."""
+"""Stores of every kind, and a world in a database of each kind."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +6,10 @@ from uuid import uuid4
 
 import pytest
 
+from core.db.transactions import Database
 from core.storage.objects import Store
 from tests.support.s3 import BUCKET, S3
+from tests.support.worlds import World
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     for name, value in request.getfixturevalue("s3").environment.items():
         monkeypatch.setenv(name, value)
     return Store.open(f"s3://{BUCKET}/{uuid4().hex}")
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World.of(database)
