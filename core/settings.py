@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     """`file:///dir`, `s3://bucket/prefix` or `memory://`; None is a folder in `data_dir`."""
     engine_url: Annotated[tuple[Annotated[str, AfterValidator(_no_trailing_slash)], ...], NoDecode] = ()
     """Engines, comma separated; each is asked which base it serves."""
-    engine_api_key: SecretStr | None = None
+    engine_api_key_file: Path | None = None
+    """A file with the key that engines ask of us; None sends none."""
     engine_adapter_dir: Path | None = None
     """A folder that the API and the engines share, where adapters are laid for loading; None is in `data_dir`."""
     admin_key_file: Path | None = None

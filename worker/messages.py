@@ -1,4 +1,4 @@
-"""What a worker and its trainer child say to each other: one JSON line each, at most 64 KiB, on own descriptors.
+"""What a worker and its trainer child say to each other: one JSON line each, on descriptors of their own.
 
 The child reads requests on the descriptor named by BLUELORA_REQUESTS_FD and writes replies on BLUELORA_REPLIES_FD;
 stdout and stderr belong to logs. No pickle: a line that does not parse ends the child.
@@ -11,8 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from core.domain.jobs import Failure, Phase
 from core.domain.training import Checkpointed, Evaluated, Progress, TrainSpec
 
-MAX_LINE_BYTES: Final = 64 * 1024
+# A Run carries its spec, whose system prompt may have 32,768 characters: 6 bytes each when JSON escapes them.
+MAX_LINE_BYTES: Final = 256 * 1024
 VERSION: Final = 1
+
+EXIT_USER_ERROR: Final = 64
+EXIT_PREEMPTED: Final = 75
+"""What the child exits with when it could not say why (sysexits.h: EX_USAGE, EX_TEMPFAIL)."""
 
 
 class Line(BaseModel):
@@ -64,6 +69,13 @@ class Entered(Line):
     message: str = ""
 
 
+class Stepped(Line):
+    """An optimizer step ended; sent at most once a second, so that a worker can tell slow from stuck."""
+
+    type: Literal["stepped"] = "stepped"
+    step: int
+
+
 class Told(Line):
     """A training event."""
 
@@ -100,11 +112,11 @@ class Failed(Line):
     failure: Failure
 
 
-Request = Annotated[Run | Stop, Field(discriminator="type")]
-Reply = Annotated[Ready | Entered | Told | Finished | Stopped | Failed, Field(discriminator="type")]
+Request = Run | Stop
+Reply = Ready | Entered | Stepped | Told | Finished | Stopped | Failed
 
-requests: Final[TypeAdapter[Run | Stop]] = TypeAdapter(Request)
-replies: Final[TypeAdapter[Ready | Entered | Told | Finished | Stopped | Failed]] = TypeAdapter(Reply)
+requests: Final[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+replies: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
 
 
 def line(message: Line) -> bytes:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Double, Float, bindparam, cast, func
+from sqlalchemy import BigInteger, ColumnElement, Double, Float, bindparam, cast, func
 
 
 def wall() -> int:
@@ -27,6 +27,12 @@ class LeaseClock:
         if self.boot_id:
             return bindparam(None, time.clock_gettime(time.CLOCK_BOOTTIME), Double, unique=True)
         return cast(func.extract("epoch", func.now()), Float(53))
+
+    def wall(self) -> ColumnElement[int]:
+        """Whole Unix seconds as an SQL expression, by one clock for all hosts where the database has one."""
+        if self.boot_id:
+            return bindparam(None, wall(), BigInteger, unique=True)
+        return cast(func.extract("epoch", func.now()), BigInteger)
 
 
 def machine_clock() -> LeaseClock:

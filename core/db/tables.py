@@ -1,7 +1,7 @@
 """The tables, private to core.db. `migrations/` holds how they came to be; a test holds the two equal.
 
-Times named `*_at` are whole Unix seconds. `lease_until` is on the lease clock (core/db/clocks.py), which no
-wall-clock jump moves. Ids sort by creation, so they are the paging order.
+Times named `*_at` are whole Unix seconds. `lease_until`, `not_before` and `held_since` are on the lease clock
+(core/db/clocks.py), which no wall-clock jump moves; `boot_id` says of which boot. Ids sort by creation, so they are the paging order.
 """
 
 from typing import Final
@@ -62,7 +62,7 @@ keys: Final = Table(
     _project(),
     Column("name", String(200), nullable=False),
     Column("role", String(10), nullable=False),
-    Column("hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
     Column("hint", String(20), nullable=False),
     Column("created_by", String(40)),
     _at("created_at"),
@@ -98,7 +98,7 @@ datasets: Final = Table(
     Column("object_key", String(200)),
     Column("sha256", String(64), nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    Column("summary", JSON),
+    Column("summary", JSON(none_as_null=True)),
     Column("findings", JSON, nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("lease_until", Double, nullable=False, server_default="0"),
@@ -144,7 +144,7 @@ jobs: Final = Table(
     Column("phase", String(12), nullable=False),
     Column("status_reason", String(60)),
     Column("priority", Integer, nullable=False),
-    Column("not_before", BigInteger, nullable=False),
+    Column("not_before", Double, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("charged", Integer, nullable=False),
     Column("refunds", Integer, nullable=False),
@@ -158,7 +158,7 @@ jobs: Final = Table(
     _at("cancel_requested_at", nullable=True),
     _at("pause_requested_at", nullable=True),
     _at("finish_requested_at", nullable=True),
-    Column("failure", JSON),
+    Column("failure", JSON(none_as_null=True)),
     Column("event_seq", Integer, nullable=False),
     Column("retry_of", String(40)),
     _at("created_at"),
@@ -180,11 +180,13 @@ attempts: Final = Table(
     Column("device", String(100), nullable=False),
     Column("gpu_seconds", Double, nullable=False),
     Column("trained_tokens", BigInteger, nullable=False),
-    Column("started_at", BigInteger, nullable=False),
+    Column("held_since", Double, nullable=False),
+    _at("started_at"),
     _at("ended_at", nullable=True),
     Column("outcome", String(20)),
-    Column("failure", JSON),
+    Column("failure", JSON(none_as_null=True)),
     Column("resumed_step", Integer),
+    Column("resumed_tokens", BigInteger, nullable=False),
 )
 
 checkpoints: Final = Table(

@@ -6,17 +6,33 @@ Holds no I/O but SQL inside; a block on PostgreSQL waits 2 s for locks and 5 s f
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from core.db.adapters import Adapters
+from core.db.attempts import Attempts
+from core.db.audit import Audit
+from core.db.bases import Bases
+from core.db.checkpoints import Checkpoints
 from core.db.clocks import LeaseClock, machine_clock, server_clock
-from core.errors import Unavailable
+from core.db.datasets import Datasets
+from core.db.events import Events
+from core.db.idempotency import Idempotency
+from core.db.jobs import Jobs
+from core.db.keys import Keys
+from core.db.outbox import Outbox
+from core.db.projects import Projects
+from core.db.usage import Usage
+from core.db.workers import Workers
+from core.errors import Problem, StorageFull, Unavailable
 
 READING: Final = "bluelora_reading"
+DISK_FULL: Final = "53100"
+"""PostgreSQL's error code for a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +52,12 @@ class Database:
         self.engine.dispose()
 
 
+class DatabaseFull(StorageFull):
+    """The disk under the database has no room left."""
+
+    code = "storage_full"
+
+
 class DatabaseUnavailable(Unavailable):
     """The database does not answer, or stayed locked."""
 
@@ -49,7 +71,13 @@ def connect(url: str) -> Database:
         url: `sqlite:///…` or `postgresql+psycopg://…`.
     """
     if url.startswith("sqlite"):
-        engine = create_engine(url, connect_args={"timeout": 5.0, "check_same_thread": False})
+        engine = create_engine(
+            url,
+            connect_args={"timeout": 5.0, "check_same_thread": False},
+            pool_size=10,
+            max_overflow=20,
+            pool_timeout=5,
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return Database(engine=engine, lease_clock=machine_clock())
@@ -68,10 +96,42 @@ def connect(url: str) -> Database:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One open transaction: the tables by noun, and the two clocks."""
+    """One open transaction: the tables, by noun."""
 
-    connection: Connection
-    clock: LeaseClock
+    projects: Projects
+    keys: Keys
+    audit: Audit
+    datasets: Datasets
+    bases: Bases
+    jobs: Jobs
+    events: Events
+    attempts: Attempts
+    checkpoints: Checkpoints
+    adapters: Adapters
+    idempotency: Idempotency
+    outbox: Outbox
+    workers: Workers
+    usage: Usage
+
+    @classmethod
+    def on(cls, connection: Connection, clock: LeaseClock) -> Self:
+        """Put the tables on an open connection."""
+        return cls(
+            projects=Projects(connection),
+            keys=Keys(connection),
+            audit=Audit(connection),
+            datasets=Datasets(connection, clock),
+            bases=Bases(connection),
+            jobs=Jobs(connection, clock),
+            events=Events(connection),
+            attempts=Attempts(connection, clock),
+            checkpoints=Checkpoints(connection),
+            adapters=Adapters(connection),
+            idempotency=Idempotency(connection),
+            outbox=Outbox(connection),
+            workers=Workers(connection, clock),
+            usage=Usage(connection),
+        )
 
 
 @contextmanager
@@ -82,7 +142,7 @@ def transaction(database: Database) -> Iterator[Transaction]:
         DatabaseUnavailable: No connection, or a lock that was not given in time.
     """
     with _typed_errors(), database.engine.begin() as connection:
-        yield Transaction(connection=connection, clock=database.lease_clock)
+        yield Transaction.on(connection, database.lease_clock)
 
 
 @contextmanager
@@ -92,10 +152,21 @@ def snapshot(database: Database) -> Iterator[Transaction]:
     Raises:
         DatabaseUnavailable: No connection.
     """
+    with reading(database) as connection:
+        yield Transaction.on(connection, database.lease_clock)
+
+
+@contextmanager
+def reading(database: Database) -> Iterator[Connection]:
+    """Open a bare connection in a transaction that only reads.
+
+    Raises:
+        DatabaseUnavailable: No connection.
+    """
     with _typed_errors(), database.engine.connect() as connection:
-        reading = connection.execution_options(**{READING: True})
-        with reading.begin():
-            yield Transaction(connection=reading, clock=database.lease_clock)
+        connection.execution_options(**{READING: True})
+        with connection.begin():
+            yield connection
 
 
 @contextmanager
@@ -103,17 +174,22 @@ def _typed_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if error.connection_invalidated or _is_transient(error):
-            raise DatabaseUnavailable("The database does not answer; try again.", retry_after_s=1.0) from error
-        raise
+        typed = _problem(error)
+        if typed is None:
+            raise
+        raise typed from error
     except PoolTimeout as error:
         raise DatabaseUnavailable("Every database connection is busy; try again.", retry_after_s=1.0) from error
 
 
-def _is_transient(error: DBAPIError) -> bool:
-    name = type(error).__name__
+def _problem(error: DBAPIError) -> Problem | None:
     words = str(error.orig)
-    return name == "OperationalError" and "no such" not in words and "syntax" not in words
+    if "disk is full" in words or getattr(error.orig, "sqlstate", None) == DISK_FULL:
+        return DatabaseFull("The disk under the database is full; nothing was stored.")
+    mistake = "no such" in words or "syntax" in words
+    if error.connection_invalidated or (isinstance(error, OperationalError) and not mistake):
+        return DatabaseUnavailable("The database does not answer; try again.", retry_after_s=1.0)
+    return None
 
 
 def _prepare_sqlite(raw: Any, _entry: ConnectionPoolEntry) -> None:  # noqa: ANN401  (the driver's connection)

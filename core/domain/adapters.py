@@ -57,6 +57,22 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewAdapter:
+    """What a worker publishes: the sealed bundle's facts, before a row and a version number exist.
+
+    `sha256` is the manifest's, `manifest` its text; `files` include the manifest itself.
+    """
+
+    sha256: str
+    manifest: str
+    files: tuple[AdapterFile, ...]
+    template_hash: str
+    system_prompt: str | None
+    r: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ById:
     """`ad_…`."""
 
@@ -140,6 +156,12 @@ class AdapterNotFound(NotFound):
     """No such adapter in this project."""
 
     code = "adapter_not_found"
+
+
+class FileNotFound(NotFound):
+    """The adapter has no file of this name."""
+
+    code = "file_not_found"
 
 
 class AdapterInUse(Conflict):

@@ -73,7 +73,8 @@ class Failure:
 class RetryRule:
     """How often an attempt of one failure class is tried again, and after how many seconds.
 
-    `delay_s` is doubled at each retry; `charged` says whether the attempt counts against the job's cap.
+    `delay_s` is doubled at each retry up to MAX_DELAY_S; `charged` says whether the attempt counts against the
+    job's cap.
     """
 
     retries: int
@@ -81,6 +82,9 @@ class RetryRule:
     charged: bool = True
 
 
+MAX_DELAY_S: Final = 300.0
+MAX_REFUNDS: Final = 100
+"""A job that is pre-empted or paused more often than this is charged for it."""
 RETRIES: Final[Mapping[FailureClass, RetryRule]] = {
     FailureClass.USER_ERROR: RetryRule(retries=0),
     FailureClass.NAN_LOSS: RetryRule(retries=0),
@@ -111,7 +115,8 @@ class Job:
     """One asked-for training, as stored. Times are Unix seconds.
 
     `spec_sent` is the JSON that came in, `spec_resolved` the JSON of a complete `TrainSpec`
-    (core.domain.training.TrainSpec.model_validate_json reads it).
+    (core.domain.training.TrainSpec.model_validate_json reads it). `attempt` only grows; `charged` counts the attempts
+    that weigh against `max_attempts`, `refunds` those that were taken off again.
     """
 
     id: str
@@ -130,6 +135,8 @@ class Job:
     metadata: Mapping[str, str]
     progress: JobProgress
     attempt: int
+    charged: int = 0
+    refunds: int = 0
     max_attempts: int
     failure: Failure | None
     adapter_id: str | None
@@ -190,6 +197,59 @@ class Event:
     data: Mapping[str, "str | int | float | None"] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What was measured at one step. A line of training has no `eval_loss`, an evaluation has only that."""
+
+    step: int
+    epoch: float
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    eval_loss: float | None = None
+    created_at: int
+
+
+def wish(*, cancel: bool, pause: bool, finish: bool) -> Wish:
+    """Say what a running job's worker shall do; the stronger request wins."""
+    if cancel:
+        return "cancel"
+    if pause:
+        return "pause"
+    return "finish" if finish else "go_on"
+
+
+def after_attempt(job: Job, wanted: Status) -> Status:
+    """Say where a job goes instead of back to the queue when its owner has asked for something else meanwhile.
+
+    A queued job with a request still open would never be claimed, and never end.
+    """
+    if job.cancel_requested_at and wanted is not Status.SUCCEEDED:
+        return Status.CANCELLED
+    if job.pause_requested_at and wanted is Status.QUEUED:
+        return Status.PAUSED
+    return wanted
+
+
+def retries_again(job: Job, failure_class: FailureClass, *, earlier: int) -> bool:
+    """Decide whether an attempt that ended badly is followed by another.
+
+    Args:
+        job: As it stands; the attempt that just ended is among `job.charged`.
+        failure_class: Why it ended.
+        earlier: How many earlier attempts of this job ended in the same class.
+    """
+    rule = RETRIES[failure_class]
+    return earlier < rule.retries and (not rule.charged or job.charged < job.max_attempts)
+
+
+def retry_delay_s(failure_class: FailureClass, *, earlier: int, jitter: float) -> float:
+    """Seconds to wait before the next attempt: doubled each time, five minutes at most, +-20 % by `jitter` in 0..1."""
+    delay = min(RETRIES[failure_class].delay_s * 2.0 ** min(earlier, 16), MAX_DELAY_S)
+    return delay * (0.8 + 0.4 * jitter)
+
+
 class JobNotFound(NotFound):
     """No such job in this project."""
 
@@ -202,7 +262,17 @@ class JobAlreadyFinished(Conflict):
     code = "job_already_finished"
 
 
+class IllegalMove(Exception):
+    """A mistake of ours: code asked for a move that NEXT does not have."""
+
+
 class AttemptLost(Conflict):
     """Another attempt holds the job now: this one has been fenced out and must stop."""
 
     code = "attempt_lost"
+
+
+class JobCancelled(AttemptLost):
+    """The job was cancelled before its attempt could commit: the request came first, so it wins."""
+
+    code = "job_cancelled"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from core.errors import Forbidden, NotFound, Unauthenticated
+from core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 
 
 class Role(StrEnum):
@@ -13,6 +13,14 @@ class Role(StrEnum):
     MEMBER = "member"
     READ = "read"
     INFER = "infer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """Who owns rows: every data set, job and adapter belongs to one project."""
+
+    id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,14 @@ class ApiKey:
     created_by: str | None
     revoked_at: int | None
     last_used_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key just made. `secret` is shown once and kept nowhere."""
+
+    key: ApiKey
+    secret: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +73,15 @@ class RoleTooLow(Forbidden):
     """The key is good, its role does not allow this."""
 
     code = "role_too_low"
+
+
+class InvalidKeyName(Invalid):
+    """A name of a key or project that can't be used."""
+
+    code = "invalid_key_name"
+
+
+class InvalidSecret(Invalid):
+    """A text that is too weak to be a key, or clashes with one."""
+
+    code = "invalid_secret"

@@ -1,0 +1,55 @@
+"""The `bluelora` command: assembles the commands and turns errors into exit codes.
+
+Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from cli import adapters, bases, chat, datasets, demo, doctor, engine, jobs, keys, up
+from cli.screen import REFUSED, Refused, screen
+from core.errors import Problem
+
+app = typer.Typer(
+    name="bluelora",
+    help="Fine-tune BlueLM-7B-Chat with LoRA, and serve the result.",
+    epilog="--json anywhere prints machine-readable output. BLUELORA_URL and BLUELORA_API_KEY name a remote service.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("up")(up.command)
+app.command("demo")(demo.command)
+app.command("import")(bases.import_command)
+app.command("doctor")(doctor.command)
+app.command("generate")(chat.generate)
+app.command("chat")(chat.chat)
+for module in (bases, datasets, jobs, adapters, keys, engine):
+    app.add_typer(module.app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--json" in given:
+        given.remove("--json")
+        screen.use_json()
+    try:
+        result = app(given, prog_name="bluelora", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except Refused as error:
+        screen.refuse(error)
+        return error.exit_code
+    except Problem as problem:
+        screen.refuse(Refused(problem.detail, problem={"code": problem.code, "detail": problem.detail}))
+        return REFUSED
+    return result if isinstance(result, int) else 0

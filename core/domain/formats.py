@@ -1,0 +1,55 @@
+"""A data set's bytes to conversations: the one parser, for validation, plans and training alike."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from core.domain import containers, rows, strictjson
+from core.domain.datasets import Conversation, InvalidDataset, Turn
+from core.domain.faults import BadFile, BadRow
+from core.errors import Finding
+
+READ_BYTES: Final = 2**18
+
+
+Sample = tuple[tuple[str, ...], tuple[Turn, ...]]
+"""One row as read: the names of its fields, and its turns."""
+
+
+def sample(raw: bytes) -> Sample:
+    """Read one raw row.
+
+    Raises:
+        BadRow: It is no row of a known format; findings have no line yet.
+    """
+    row = strictjson.loads(raw)
+    fields = tuple(row)
+    return fields, rows.format_of(fields).read(row)
+
+
+def parse(chunks: Iterable[bytes]) -> Iterator[Conversation]:
+    """Read conversations, holding one row and one chunk in memory.
+
+    Raises:
+        InvalidDataset: At the first fault; data sets that passed `inspections.inspect` have none.
+    """
+    try:
+        for line, raw in containers.open_rows(chunks).rows:
+            try:
+                yield Conversation(sample(raw)[1], line)
+            except BadRow as bad:
+                raise BadFile(replace(bad.findings[0], line=line)) from bad
+    except BadFile as bad:
+        raise _refused(bad.finding) from bad
+
+
+def parse_file(path: Path) -> Iterator[Conversation]:
+    """Read conversations from a local file; raises as `parse` does."""
+    with path.open("rb") as file:
+        yield from parse(iter(lambda: file.read(READ_BYTES), b""))
+
+
+def _refused(finding: Finding) -> InvalidDataset:
+    where = f"Line {finding.line}: " if finding.line else ""
+    return InvalidDataset(where + finding.message, param="file", findings=(finding,))
