@@ -68,9 +68,7 @@ class Shape:
     context: int = 128
 
 
-def tensors(
-    shape: Shape, *, rows: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16
-) -> dict[str, torch.Tensor]:
+def tensors(shape: Shape, *, rows: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
     """Draw random weights with BlueLM's names, the pad row zero as a trained embedding's is."""
     generator = torch.Generator().manual_seed(seed)
 

@@ -46,9 +46,7 @@ class Loaded:
     truncated: int
 
 
-def load(
-    train: Source, validation: Source | None, *, spec: TrainSpec, renderer: Renderer, wishes: Wishes
-) -> Loaded:
+def load(train: Source, validation: Source | None, *, spec: TrainSpec, renderer: Renderer, wishes: Wishes) -> Loaded:
     """Read and render everything; a stop asked meanwhile leaves at the next row.
 
     Raises:

@@ -104,7 +104,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return self._events.best
 
     @override
-    def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: object = None) -> Tensor:  # noqa: ANN401
+    def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: object = None) -> Tensor:
         """Learn from all samples of one optimizer step; the loss is the sum over label tokens by their count."""
         model.train()
         loss = torch.zeros((), device=self.args.device)
@@ -146,7 +146,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return 0
 
     @override
-    def _clip_grad_norm(self, model: Any) -> Tensor:  # noqa: ANN401
+    def _clip_grad_norm(self, model: Any) -> Tensor:
         """Clip, and see that neither loss nor gradient left the finite numbers before the optimizer uses them."""
         norm: Tensor = super()._clip_grad_norm(model)
         step = self.state.global_step + 1
