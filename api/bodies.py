@@ -61,7 +61,7 @@ class StrictRoute(APIRoute):
         reads_json = self.body_field is not None
 
         async def handle(request: Request) -> Response:
-            if reads_json and media_type(request) != "application/json":
+            if reads_json and has_body(request) and media_type(request) != "application/json":
                 raise WrongContentType("Send the body as application/json.", param="content-type")
             return await inner(StrictRequest(request.scope, request.receive))
 
@@ -89,9 +89,30 @@ def parse_json(text: str) -> Any:  # noqa: ANN401  (JSON is anything until a mod
         return int(digits)
 
     try:
-        return json.loads(text, object_pairs_hook=once, parse_int=number)
+        value = json.loads(text, object_pairs_hook=once, parse_int=number)
+        if "\\u" in text:
+            _check_texts(value, text)
     except RecursionError as error:
         raise json.JSONDecodeError("nested too deeply", text, 0) from error
+    return value
+
+
+def _check_texts(value: object, source: str) -> None:
+    """Refuse escaped NUL and lone surrogates, which no database and no tokenizer takes."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_texts(name, source)
+            _check_texts(item, source)
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(item, source)
+    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= character <= "\udfff" for character in value)):
+        raise json.JSONDecodeError("a text holds NUL or half a character", source, 0)
+
+
+def has_body(request: Request) -> bool:
+    """Say whether the request brings any bytes."""
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 
 def media_type(request: Request) -> str:

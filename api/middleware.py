@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.meters import Meters
-from core.errors import Forbidden, Malformed, TooLarge
+from core.errors import Forbidden, Malformed, Problem, TooLarge
 
 access: Final = logging.getLogger("api.access")
 log: Final = logging.getLogger("api.middleware")
@@ -39,6 +39,13 @@ class ForeignOrigin(Forbidden):
 
     code = "foreign_origin"
     title = "Foreign origin"
+
+
+class MalformedPath(Malformed):
+    """The path holds what no path may."""
+
+    code = "malformed_path"
+    title = "Malformed path"
 
 
 class BodyTooLarge(TooLarge):
@@ -128,7 +135,9 @@ class Gate:
         await problems.answer(refusal, instance=scope["path"])(scope, receive, send)
         return None
 
-    def _refusal(self, scope: Scope) -> MisdirectedHost | ForeignOrigin | None:
+    def _refusal(self, scope: Scope) -> Problem | None:
+        if "\0" in scope["path"]:
+            return MalformedPath("The path holds the character NUL, which no id and no name has.")
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         known = "*" in self.allowed_hosts or _hostname(host) in self.allowed_hosts

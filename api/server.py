@@ -84,15 +84,15 @@ def log_json_lines(level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def serve(app: ASGIApp, *, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what runs, for 20 s at most."""
-    log_json_lines()
-    uvicorn.run(
+def config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:
+    """Say how uvicorn shall serve; tests serve by the same."""
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
         http=PromptProtocol,
         ws="none",
+        lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -101,3 +101,16 @@ def serve(app: ASGIApp, *, host: str, port: int) -> None:
         timeout_graceful_shutdown=GRACE_S,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
+
+
+def serve(app: ASGIApp, *, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what runs, for 20 s at most.
+
+    Raises:
+        SystemExit: The service could not start; the log says why.
+    """
+    log_json_lines()
+    server = uvicorn.Server(config(app, host=host, port=port))
+    server.run()
+    if not server.started:
+        raise SystemExit(1)

@@ -1,1 +1,1 @@
-"""One module a noun; a route body says which service answers."""
+"""The routes, one module a noun; `ROUTERS` is what the app serves."""

@@ -1,8 +1,9 @@
 """Adapters and bases on the wire."""
 
+import json
 from typing import Literal
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue, field_validator
 
 from api.schemas.lists import Out
 from core.domain.written import Written
@@ -43,6 +44,11 @@ class AdapterDetailOut(AdapterOut):
     """One adapter with its manifest: what it was made from, and with what."""
 
     manifest: dict[str, JsonValue]
+
+    @field_validator("manifest", mode="before")
+    @classmethod
+    def _read(cls, text: object) -> object:
+        return json.loads(text) if isinstance(text, str) else text
 
 
 class AdapterRefOut(Out):

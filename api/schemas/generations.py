@@ -41,7 +41,7 @@ class GenerateRequest(Sampling):
 
     def sampling(self) -> Sampling:
         """How to choose tokens."""
-        return _sampling(self, max_tokens=self.max_length or self.max_tokens)
+        return _sampling(self, max_tokens=self.max_length)
 
 
 # What OpenAI's clients may send that means nothing here.
@@ -149,7 +149,7 @@ class ChatRequest(Sampling):
 
     def sampling(self) -> Sampling:
         """How to choose tokens."""
-        return _sampling(self, max_tokens=self.max_completion_tokens or self.max_tokens)
+        return _sampling(self, max_tokens=self.max_completion_tokens)
 
     @property
     def include_usage(self) -> bool:
@@ -246,9 +246,10 @@ class ModelListOut(BaseModel):
     data: list[ModelOut]
 
 
-def _sampling(asked: Sampling, *, max_tokens: int) -> Sampling:
-    kept = {name: getattr(asked, name) for name in Sampling.model_fields}
-    return Sampling(**(kept | {"max_tokens": max_tokens}))
+def _sampling(asked: Sampling, *, max_tokens: int | None) -> Sampling:
+    """Keep what was sent and nothing else, so that a limit that was not sent can still give way to the context."""
+    sent = {name: getattr(asked, name) for name in Sampling.model_fields if name in asked.model_fields_set}
+    return Sampling(**(sent if max_tokens is None else sent | {"max_tokens": max_tokens}))
 
 
 def _without_nulls(data: Any) -> Any:  # noqa: ANN401  (whatever was sent)

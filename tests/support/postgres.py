@@ -42,7 +42,8 @@ class Postgres:
             stdout=self._log,
             stderr=self._log,
             preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  (no thread has started yet)
-            **self._identity(),
+            user=self._owner,
+            group=self._owner,
         )
         self._wait()
 
@@ -75,12 +76,8 @@ class Postgres:
             connection.execute(statement.encode())
 
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
-            [self._bin / program, *arguments], check=True, stdout=self._log, stderr=self._log, **self._identity()
-        )
-
-    def _identity(self) -> dict[str, int]:
-        return {} if self._owner is None else {"user": self._owner, "group": self._owner}
+        command = [self._bin / program, *arguments]
+        subprocess.run(command, check=True, stdout=self._log, stderr=self._log, user=self._owner, group=self._owner)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 30
