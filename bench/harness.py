@@ -31,6 +31,11 @@ class Peer:
     figure: float
 
 
+def versions() -> dict[str, str]:
+    """Name what was measured with."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One row's line. `limit` has the row's unit and is None where none is known; `of_limit` is figure by limit.
@@ -53,18 +58,13 @@ class Result:
     parity: Mapping[str, float] | None
     device: str
     shape: str
-    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    versions: Mapping[str, str] = field(default_factory=versions)
     more: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
 def line(result: Result) -> str:
     """Write a result as one line of JSON."""
     return json.dumps(asdict(result), ensure_ascii=False, allow_nan=False)
-
-
-def versions() -> dict[str, str]:
-    """Name what was measured with."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def spread(values: Sequence[float]) -> float:

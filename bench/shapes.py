@@ -31,9 +31,7 @@ class Shape:
 SHAPES: Final = {
     shape.name: shape
     for shape in (
-        Shape(
-            name="7b", hidden=4096, intermediate=11008, layers=32, heads=32, rows=100_008, max_tokens=2048, steps=10
-        ),
+        Shape(name="7b", hidden=4096, intermediate=11008, layers=32, heads=32, rows=100_008, max_tokens=2048, steps=10),
         Shape(name="nano", hidden=256, intermediate=704, layers=3, heads=4, rows=2560, max_tokens=512, steps=6),
         Shape(name="tiny", hidden=64, intermediate=172, layers=2, heads=2, rows=1000, max_tokens=128, steps=6),
     )

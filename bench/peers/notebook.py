@@ -6,7 +6,7 @@ Padding to the longest of 8, accumulation 2, gradient checkpointing with input g
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
@@ -23,7 +23,8 @@ from transformers import (
 
 from bench.data import Sample
 
-SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PAD: Final = "<pad>"
+SEVEN: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def trainer(
@@ -81,7 +82,6 @@ def trainer(
 
 def _pads() -> PreTrainedTokenizerFast:
     """A tokenizer that only pads: the collator asks it for nothing else."""
-    pieces = {"<unk>": 0, "<s>": 1, "</s>": 2, "<pad>": 3}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(pieces, unk_token="<unk>")), pad_token="<pad>", padding_side="right"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({PAD: 3}, unk_token=PAD)))
+    tokenizer.pad_token, tokenizer.padding_side = PAD, "right"
+    return tokenizer

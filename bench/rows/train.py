@@ -83,11 +83,11 @@ def parity(options: Options) -> dict[str, float]:
     shape = SHAPES["nano" if options.shape == "7b" else options.shape]
     bench = _Bench(shape=shape, device=options.device, seed=options.seed, steps=PARITY_STEPS, dropout=0.0)
     ours, theirs = bench.losses(padded=False), bench.losses(padded=True)
-    gradients = [bench.first_gradient(padded=padded) for padded in (False, True)]
+    gradient, their_gradient = bench.first_gradient(padded=False), bench.first_gradient(padded=True)
     return {
         "steps": float(len(ours)),
         "loss_rel": max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)),
-        "gradient_cosine": float(torch.nn.functional.cosine_similarity(*gradients, dim=0)),
+        "gradient_cosine": float(torch.nn.functional.cosine_similarity(gradient, their_gradient, dim=0)),
     }
 
 
@@ -223,9 +223,7 @@ class _Bench:
             args=loop.arguments(spec, steps, device=self.device, scratch=shelf.scratch),
             rows=rows,
             validation=(),
-            events=Events(
-                spec=spec, steps=steps, validates=False, best=Best(), wishes=Wishes(), tell=lambda _: None
-            ),
+            events=Events(spec=spec, steps=steps, validates=False, best=Best(), wishes=Wishes(), tell=lambda _: None),
             shelf=shelf,
             base_name="bench",
         )

@@ -210,9 +210,12 @@ class Jobs:
         found = self.connection.execute(rows.with_for_update(skip_locked=True, of=_t)).all()
         return [job_rows.job(row) for row in found]
 
-    def runnable(self, *, older_than_s: float, limit: int) -> list[str]:
-        """List jobs that have been ready to run for longer than this: their hint may be lost."""
+    def runnable(self, *, older_than_s: float, limit: int, worker: WorkerInfo | None = None) -> list[str]:
+        """List jobs that have been ready for longer than this, of those that `worker` can run: their hint may be lost."""
         rows = select(queue.waiting.c.id).where(*queue.ready(self.clock, older_than_s=older_than_s))
+        if worker is not None:
+            base = tables.bases.c.id == queue.waiting.c.base_id
+            rows = rows.join(tables.bases, base).where(tables.bases.c.parameters <= worker.max_parameters)
         return list(self.connection.execute(rows.order_by(queue.waiting.c.id).limit(limit)).scalars())
 
     def _any(self, *conditions: ColumnElement[bool]) -> bool:

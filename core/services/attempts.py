@@ -238,10 +238,15 @@ def reap(database: Database) -> int:
     return len(lost)
 
 
-def runnable(database: Database, *, older_than_s: float = 10.0, limit: int = 100) -> list[str]:
-    """List jobs that have been ready for this long, so that someone should be woken for them."""
+def runnable(
+    database: Database, *, older_than_s: float = 10.0, limit: int = 100, worker: WorkerInfo | None = None
+) -> list[str]:
+    """List jobs that have been ready for this long, so that someone should be woken for them.
+
+    With `worker`, only those that it can run itself.
+    """
     with snapshot(database) as tx:
-        return tx.jobs.runnable(older_than_s=older_than_s, limit=limit)
+        return tx.jobs.runnable(older_than_s=older_than_s, limit=limit, worker=worker)
 
 
 def tidy(database: Database) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from core.ml import attention
 from tests.support import tiny_base
@@ -11,9 +12,9 @@ from tests.support.tiny_base import Shape
 LENGTHS = [5, 1, 17, 9]
 
 
-def _model(shape: Shape, name: str) -> torch.nn.Module:
+def _model(shape: Shape, name: str) -> LlamaForCausalLM:
     attention.register()
-    model = tiny_base.model(shape).eval()
+    model: LlamaForCausalLM = tiny_base.model(shape).eval()
     model.set_attn_implementation(name)
     return model
 

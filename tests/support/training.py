@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from core.domain.jobs import Phase
 from core.domain.training import Checkpointed, Evaluated, Progress, TrainSpec
 from core.text.chat import Renderer
@@ -69,6 +72,12 @@ def run(base: Path, data: Path, output: Path, given: TrainSpec, **fields: Any) -
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def weights(result: Finished | Stopped) -> dict[str, Tensor]:
+    assert isinstance(result, Finished)
+    found: dict[str, Tensor] = load_file(Path(result.bundle_dir) / "adapter_model.safetensors")
+    return found
 
 
 @dataclass

@@ -22,7 +22,6 @@ from worker.trainer.failures import Damaged, DiskFull
 STATE: Final = "trainer_state.json"
 NEEDED: Final = (models.WEIGHTS, models.CONFIG, "optimizer.pt", "scheduler.pt", "rng_state.pth", STATE)
 """Trainer resumes without an optimizer or RNG file too, silently to other weights: all of them must be there."""
-MANIFEST: Final = "manifest.json"
 BEST: Final = "best.json"
 BEST_WEIGHTS: Final = "best_adapter.safetensors"
 HEADROOM: Final = 2.5
@@ -145,12 +144,12 @@ def verify(folder: Path, *, expected: Facts) -> int:
         Damaged: A file is missing, torn or changed, or the checkpoint is another job's.
     """
     try:
-        text = (folder / MANIFEST).read_bytes()
-        bundles.verify(folder, hashlib.sha256(text).hexdigest())
+        text = (folder / bundles.MANIFEST).read_bytes()
+        listed = {file.name for file in bundles.verify(folder, hashlib.sha256(text).hexdigest())}
         manifest = json.loads(text)
-    except (OSError, ValueError, bundles.BrokenBundle) as error:
+    except (OSError, bundles.BrokenBundle) as error:
         raise Damaged("checkpoint_damaged", "The checkpoint to resume from is torn or was changed.") from error
-    missing = [name for name in NEEDED if name not in manifest["files"]]
+    missing = [name for name in NEEDED if name not in listed]
     if missing:
         raise Damaged("checkpoint_damaged", f"The checkpoint to resume from lacks {', '.join(missing)}.")
     for name, value in expected.items():

@@ -3,16 +3,15 @@
 Knows no model. What comes out depends on the files, the base's chat format and the spec alone.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from core.domain import formats, splits
 from core.domain.datasets import Conversation
 from core.domain.training import TrainSpec
+from core.storage import files
 from core.text import examples, packing
 from core.text.chat import Renderer
 from core.text.examples import Example
@@ -20,8 +19,6 @@ from worker.trainer import rows as flat
 from worker.trainer.failures import Damaged, UserError
 from worker.trainer.rows import Row
 from worker.trainer.wishes import Wishes
-
-CHUNK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +43,7 @@ class Loaded:
     truncated: int
 
 
-def load(
-    train: Source, validation: Source | None, *, spec: TrainSpec, renderer: Renderer, wishes: Wishes
-) -> Loaded:
+def load(train: Source, validation: Source | None, *, spec: TrainSpec, renderer: Renderer, wishes: Wishes) -> Loaded:
     """Read and render everything; a stop asked meanwhile leaves at the next row.
 
     Raises:
@@ -61,7 +56,8 @@ def load(
     if validation:
         learnt, held_out = conversations, _conversations(validation)
     elif spec.validation_ratio is not None:
-        learnt, held_out = splits.split(conversations, ratio=spec.validation_ratio, seed=spec.seed)
+        sides = splits.split(conversations, ratio=spec.validation_ratio, seed=spec.seed)
+        learnt, held_out = sides.train, sides.validation
     else:
         learnt, held_out = conversations, ()
     fitted = _fit(learnt, spec=spec, renderer=renderer, wishes=wishes)
@@ -80,18 +76,9 @@ def load(
 
 
 def _conversations(source: Source) -> Sequence[Conversation]:
-    digest = hashlib.sha256()
-    for chunk in _chunks(source.path):
-        digest.update(chunk)
-    if digest.hexdigest() != source.sha256:
+    if files.sha256_of(source.path) != source.sha256:
         raise Damaged("dataset_changed", "The data set's bytes on this worker are not those that were uploaded.")
-    return tuple(formats.parse(_chunks(source.path)))
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+    return tuple(formats.parse_file(source.path))
 
 
 def _fit(

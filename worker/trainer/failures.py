@@ -11,7 +11,12 @@ from core.errors import Problem, StorageFull, Unavailable
 from core.ml.model import BadAdapter
 
 # How libraries that swallow errno say that a disk is full: Rust's io::Error, torch's zip writer, the C library.
-DISK_FULL_WORDS: Final = ("os error 28", "os error 122", "No space left on device", "PytorchStreamWriter failed writing")
+DISK_FULL_WORDS: Final = (
+    "os error 28",
+    "os error 122",
+    "No space left on device",
+    "PytorchStreamWriter failed writing",
+)
 
 
 class AttemptFailed(Exception):

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerControl
 from typing_extensions import override
 
 from core.domain.jobs import Phase
@@ -95,6 +95,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._events = events
         self._shelf = shelf
         self._base_name = base_name
+        self.control: TrainerControl
         self._loss: Tensor = torch.zeros((), device=args.device)
         self._first_bad = torch.full((), torch.iinfo(torch.int64).max, device=args.device)
 
@@ -104,7 +105,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return self._events.best
 
     @override
-    def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: object = None) -> Tensor:  # noqa: ANN401
+    def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: object = None) -> Tensor:
         """Learn from all samples of one optimizer step; the loss is the sum over label tokens by their count."""
         model.train()
         loss = torch.zeros((), device=self.args.device)
@@ -146,7 +147,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return 0
 
     @override
-    def _clip_grad_norm(self, model: Any) -> Tensor:  # noqa: ANN401
+    def _clip_grad_norm(self, model: Any) -> Tensor:
         """Clip, and see that neither loss nor gradient left the finite numbers before the optimizer uses them."""
         norm: Tensor = super()._clip_grad_norm(model)
         step = self.state.global_step + 1
@@ -184,7 +185,7 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _sum_of_losses(self, model: Any, row: Row) -> Tensor:  # noqa: ANN401
         inputs = flat.model_inputs(row, self.args.device)
         logits_NV = model(**inputs, use_cache=False).logits[0]
-        return F.cross_entropy(logits_NV.float(), row.targets_N.to(logits_NV.device), reduction="sum")
+        return cross_entropy(logits_NV.float(), row.targets_N.to(logits_NV.device), reduction="sum")
 
     @torch.no_grad()
     def _validation_loss(self) -> float:

@@ -7,6 +7,7 @@ Axes: T tokens of the row, S samples in it, N labelled tokens.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -67,7 +68,7 @@ def row(input_ids: Sequence[int], labels: Sequence[int], *, starts: Sequence[int
         starts: Where each sample begins; the first is 0.
     """
     borders = [*starts, len(input_ids)]
-    lengths = tuple(after - before for before, after in zip(borders, borders[1:], strict=False))
+    lengths = tuple(after - before for before, after in pairwise(borders))
     first = set(starts)
     learnt = [at for at, label in enumerate(labels) if label != IGNORED and at not in first]
     return Row(
