@@ -315,6 +315,11 @@ class Resident:
             self._child.close()
             self._child, self._base = None, None
 
+    @property
+    def child(self) -> Child | None:
+        """The trainer, if one has been started and not been ended."""
+        return self._child
+
     def strike(self) -> None:
         """Send KILL to the trainer without waiting for it. Any thread may call this."""
         if child := self._child:

@@ -7,6 +7,7 @@ from typing import Final
 
 from core.domain.jobs import RETRIES, Failure, FailureClass
 from core.errors import Problem, StorageFull
+from core.storage.bundles import BrokenBundle
 from worker import messages
 
 # The kernel counts processes that it killed for want of memory, per control group.
@@ -36,6 +37,8 @@ def of_error(error: Problem | OSError) -> Failure:
     """Say why an attempt could not be prepared or published."""
     if isinstance(error, StorageFull) or (isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}):
         return _failure(FailureClass.DISK_FULL, "disk_full", "The worker or the object store has no room left.")
+    if isinstance(error, BrokenBundle):
+        return _failure(FailureClass.INTEGRITY, error.code, error.detail)
     if isinstance(error, Problem):
         return _failure(FailureClass.INFRA, error.code, error.detail)
     reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
@@ -50,11 +53,6 @@ def stalled(seconds: float) -> Failure:
 def garbled() -> Failure:
     """Say that a trainer spoke nonsense."""
     return _failure(FailureClass.INFRA, "trainer_garbled", "The trainer sent what is no message.")
-
-
-def damaged(what: str) -> Failure:
-    """Say that bytes are not what their manifest says."""
-    return _failure(FailureClass.INTEGRITY, "damaged_bundle", f"The {what} did not match its manifest.")
 
 
 def oom_kills() -> int:

@@ -19,8 +19,10 @@ class Attempts:
     connection: Connection
     clock: LeaseClock
 
-    def begin(self, job_id: str, number: int, *, worker: WorkerInfo, resumed_step: int | None) -> None:
-        """Open the line of one attempt."""
+    def begin(
+        self, job_id: str, number: int, *, worker: WorkerInfo, resumed_step: int | None, resumed_tokens: int
+    ) -> None:
+        """Open the line of one attempt; `resumed_tokens` were trained before the step it goes on from."""
         row = insert(_t).values(
             job_id=job_id,
             number=number,
@@ -31,15 +33,16 @@ class Attempts:
             held_since=self.clock.now(),
             started_at=wall(),
             resumed_step=resumed_step,
+            resumed_tokens=resumed_tokens,
         )
         self.connection.execute(row)
 
     def spend(self, job_id: str, number: int, *, trained_tokens: int | None = None) -> None:
-        """Bring the line of a living attempt up to now. `trained_tokens` is of this attempt."""
+        """Bring the line of a living attempt up to now. `trained_tokens` is since the job's start."""
         mine = (_t.c.job_id == job_id, _t.c.number == number)
         row = update(_t).where(*mine).values(gpu_seconds=self.clock.now() - _t.c.held_since)
         if trained_tokens is not None:
-            row = row.values(trained_tokens=trained_tokens)
+            row = row.values(trained_tokens=trained_tokens - _t.c.resumed_tokens)
         self.connection.execute(row)
 
     def end(self, job_id: str, number: int, *, outcome: str, failure: Failure | None = None) -> None:

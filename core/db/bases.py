@@ -37,8 +37,8 @@ class Bases:
         row = self.connection.execute(select(_t).where(func.lower(_t.c.name) == name.lower())).first()
         return None if row is None else _base(row)
 
-    def first(self, limit: int) -> tuple[Base, ...]:
-        """Give the oldest bases."""
+    def first(self, limit: int | None) -> tuple[Base, ...]:
+        """Give the oldest bases; no limit gives all."""
         return tuple(_base(row) for row in self.connection.execute(select(_t).order_by(_t.c.id).limit(limit)))
 
     def parameters(self, base_ids: Iterable[str]) -> dict[str, int]:

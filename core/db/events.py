@@ -1,5 +1,6 @@
 """A job's append-only log. Numbers come from the job's row, under its lock, so that there are no gaps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,16 @@ class Events:
 
     def metrics(self, job_id: str) -> tuple[Metric, ...]:
         """Read everything that was measured, in the order of measurement."""
+        return tuple(_metric(row) for row in self._measured(job_id))
+
+    def trained_tokens(self, job_id: str, *, step: int) -> int:
+        """Give the tokens that the job had trained when it last spoke of a step up to this one."""
+        spoken = [metric for metric in self._measured(job_id) if metric.data["step"] <= step]
+        return max((row.data.get("trained_tokens") or 0 for row in spoken), default=0)
+
+    def _measured(self, job_id: str) -> Sequence[Row[Any]]:
         rows = select(_t).where(_t.c.job_id == job_id, _t.c.type == "metrics").order_by(_t.c.seq)
-        return tuple(_metric(row) for row in self.connection.execute(rows))
+        return self.connection.execute(rows).all()
 
 
 def _event(row: Row[Any]) -> Event:

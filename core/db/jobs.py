@@ -110,13 +110,15 @@ class Jobs:
         rows = select(func.count()).where(_t.c.project_id == project_id, _t.c.status == Status.QUEUED.value)
         return self.connection.execute(rows).scalar_one()
 
-    def needs_dataset(self, dataset_id: str) -> bool:
-        """Say whether a job that has not ended trains or validates on this data set."""
-        return self._any(or_(_t.c.dataset_id == dataset_id, _t.c.validation_dataset_id == dataset_id), _OPEN)
-
     def named(self, name: str) -> bool:
         """Say whether a job that has not ended will give its adapter this name, in whatever project."""
         return self._any(_t.c.name == name, _OPEN)
+
+    def counts(self) -> dict[Status, int]:
+        """Count every project's jobs by status."""
+        rows = select(_t.c.status, func.count()).where(_t.c.deleted_at.is_(None)).group_by(_t.c.status)
+        found = {Status(row[0]): int(row[1]) for row in self.connection.execute(rows)}
+        return {status: found.get(status, 0) for status in Status}
 
     def move(self, job: Job, move: Move) -> Job:
         """Write one change of status and its event.
@@ -208,9 +210,12 @@ class Jobs:
         found = self.connection.execute(rows.with_for_update(skip_locked=True, of=_t)).all()
         return [job_rows.job(row) for row in found]
 
-    def runnable(self, *, older_than_s: float, limit: int) -> list[str]:
-        """List jobs that have been ready to run for longer than this: their hint may be lost."""
+    def runnable(self, *, older_than_s: float, limit: int, worker: WorkerInfo | None = None) -> list[str]:
+        """List jobs that have been ready for longer than this, of those that `worker` can run: their hint may be lost."""
         rows = select(queue.waiting.c.id).where(*queue.ready(self.clock, older_than_s=older_than_s))
+        if worker is not None:
+            base = tables.bases.c.id == queue.waiting.c.base_id
+            rows = rows.join(tables.bases, base).where(tables.bases.c.parameters <= worker.max_parameters)
         return list(self.connection.execute(rows.order_by(queue.waiting.c.id).limit(limit)).scalars())
 
     def _any(self, *conditions: ColumnElement[bool]) -> bool:

@@ -1,10 +1,11 @@
 """Which schema this code needs, and the refusal to start on any other."""
 
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import inspect, text
 
-from core.db.transactions import Database
+from core.db.transactions import Database, reading
 from core.errors import Unavailable
 
 REVISION: Final = "0001"
@@ -20,8 +21,14 @@ class SchemaOutdated(Unavailable):
 
 
 def revision(database: Database) -> str | None:
-    """Read which migration the database stands at; None is an empty database."""
-    with database.engine.connect() as connection:
+    """Read which migration the database stands at; None is an empty or absent database.
+
+    Raises:
+        DatabaseUnavailable: It does not answer.
+    """
+    if database.is_sqlite and not Path(database.engine.url.database or "").exists():
+        return None  # connecting would make an empty file
+    with reading(database) as connection:
         if not inspect(connection).has_table(VERSION_TABLE):
             return None
         found: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one_or_none()  # noqa: S608  (our constant)

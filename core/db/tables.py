@@ -186,6 +186,7 @@ attempts: Final = Table(
     Column("outcome", String(20)),
     Column("failure", JSON(none_as_null=True)),
     Column("resumed_step", Integer),
+    Column("resumed_tokens", BigInteger, nullable=False),
 )
 
 checkpoints: Final = Table(

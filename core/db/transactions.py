@@ -152,10 +152,21 @@ def snapshot(database: Database) -> Iterator[Transaction]:
     Raises:
         DatabaseUnavailable: No connection.
     """
+    with reading(database) as connection:
+        yield Transaction.on(connection, database.lease_clock)
+
+
+@contextmanager
+def reading(database: Database) -> Iterator[Connection]:
+    """Open a bare connection in a transaction that only reads.
+
+    Raises:
+        DatabaseUnavailable: No connection.
+    """
     with _typed_errors(), database.engine.connect() as connection:
-        reading = connection.execution_options(**{READING: True})
-        with reading.begin():
-            yield Transaction.on(reading, database.lease_clock)
+        connection.execution_options(**{READING: True})
+        with connection.begin():
+            yield connection
 
 
 @contextmanager

@@ -158,6 +158,12 @@ class AdapterNotFound(NotFound):
     code = "adapter_not_found"
 
 
+class FileNotFound(NotFound):
+    """The adapter has no file of this name."""
+
+    code = "file_not_found"
+
+
 class AdapterInUse(Conflict):
     """Something still needs the adapter."""
 

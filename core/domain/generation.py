@@ -1,11 +1,14 @@
 """What a caller asks of a model: messages and sampling. Defaults are BlueLM's own demo (greedy, 512, penalty 1.1)."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from core.domain.adapters import Adapter
+from core.domain.bases import Base
 from core.domain.written import Written
-from core.errors import Conflict, Invalid, Overloaded, Unavailable
+from core.errors import Conflict, Invalid, NotFound, Overloaded, Unavailable
 
 
 class Message(Written):
@@ -27,6 +30,34 @@ class Sampling(Written):
         default_factory=list
     )
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Who answers: a base, alone or with an adapter that was trained on it."""
+
+    base: Base
+    adapter: Adapter | None
+
+    @property
+    def reference(self) -> str:
+        """The name that means exactly this answerer for ever."""
+        return self.base.name if self.adapter is None else self.adapter.reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Some more of an answer; `completion_tokens` counts from its start. The last piece has a `finish_reason`."""
+
+    text: str
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class ModelNotFound(NotFound):
+    """No base and no adapter of this name."""
+
+    code = "model_not_found"
 
 
 class InvalidMessages(Invalid):

@@ -34,6 +34,13 @@ def inspect(chunks: Iterable[bytes]) -> Inspection:
     return look.outcome()
 
 
+def refused(finding: Finding) -> Inspection:
+    """The outcome for a file that could not be read at all."""
+    look = _Look()
+    look.fault(finding)
+    return look.outcome()
+
+
 class _Look:
     """What is known so far."""
 

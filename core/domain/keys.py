@@ -79,3 +79,9 @@ class InvalidKeyName(Invalid):
     """A name of a key or project that can't be used."""
 
     code = "invalid_key_name"
+
+
+class InvalidSecret(Invalid):
+    """A text that is too weak to be a key, or clashes with one."""
+
+    code = "invalid_secret"

@@ -28,9 +28,10 @@ class Written(BaseModel):
         for name in data:
             if name in cls.model_fields:
                 continue
-            near = difflib.get_close_matches(str(name), cls.model_fields, n=1)
+            text = str(name)[:100]
+            near = difflib.get_close_matches(text, cls.model_fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(cls.model_fields)}"
             raise PydanticCustomError(
-                "unknown_parameter", "unknown field {field}; {hint}", {"field": repr(str(name)[:100]), "hint": hint}
+                "unknown_parameter", "unknown field {shown}; {hint}", {"shown": repr(text), "name": text, "hint": hint}
             )
         return data

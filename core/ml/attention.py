@@ -8,12 +8,12 @@ Axes: T tokens of the row, S samples, L tokens of the longest sample, H heads, K
 
 import functools
 import inspect
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME: Final = "bluelora_varlen"
@@ -67,10 +67,8 @@ def _attend_varlen(
         repeats = q_THK.shape[1] // k_THK.shape[1]
         k_THK, v_THK = k_THK.repeat_interleave(repeats, dim=1), v_THK.repeat_interleave(repeats, dim=1)
     grouped = {"enable_gqa": True} if k_THK.shape[1] != q_THK.shape[1] else {}
-    attended = varlen_attn(
-        q_THK, k_THK, v_THK, borders, borders, longest, longest, scale=scaling, **_causal(), **grouped
-    )
-    return attended if isinstance(attended, Tensor) else attended[0]
+    kernel = cast("Callable[..., Tensor]", varlen_attn)
+    return kernel(q_THK, k_THK, v_THK, borders, borders, longest, longest, scale=scaling, **_causal(), **grouped)
 
 
 @functools.cache
@@ -109,7 +107,7 @@ def _slots(borders: Tensor, *, longest: int, tokens: int) -> Tensor:
 
 
 def _sdpa(q_SLHK: Tensor, k_SLHK: Tensor, v_SLHK: Tensor, *, scaling: float | None) -> Tensor:
-    return F.scaled_dot_product_attention(
+    return scaled_dot_product_attention(
         q_SLHK.transpose(1, 2),
         k_SLHK.transpose(1, 2),
         v_SLHK.transpose(1, 2),

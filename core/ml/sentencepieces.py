@@ -40,6 +40,7 @@ class SentencePieces:
     """
 
     def __init__(self, serialized: bytes) -> None:
+        self.serialized = serialized
         damaged = DamagedCheckpoint("tokenizer.model is not a SentencePiece model, or is cut off.")
         try:
             self._model = sentencepiece_model.ModelProto.FromString(serialized)

@@ -1,6 +1,6 @@
 """The process that looks at an upload: bytes on stdin, one JSON line on stdout, nothing else in reach.
 
-`python -m core.services.inspection MEMORY_BYTES CPU_SECONDS`. It holds no credentials, opens no file, may use so
+`python -m core.services.inspection PARENT_PID MEMORY_BYTES CPU_SECONDS`. It holds no credentials, opens no file, may use so
 much memory and time, and dies with whoever started it. It stops reading as soon as the file is refused.
 """
 
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from core.domain import inspections
-from core.domain.datasets import DatasetFinding, Inspection, Summary
+from core.domain.datasets import Inspection
+from core.errors import Finding
 
 READ_BYTES: Final = 2**18
 _PR_SET_PDEATHSIG: Final = 1
@@ -53,27 +54,13 @@ def _limit(memory_bytes: int, cpu_seconds: int) -> None:
 
 
 def _too_complex() -> Inspection:
-    finding = DatasetFinding(
-        severity="error",
-        line=None,
-        field=None,
-        code="too_complex",
-        message="Reading the file takes more memory than a data set may.",
-        hint="Upload it in parts.",
+    return inspections.refused(
+        Finding(
+            code="too_complex",
+            message="Reading the file takes more memory than a data set may.",
+            hint="Upload it in parts.",
+        )
     )
-    summary = Summary(
-        format="unknown",
-        container="unknown",
-        rows=0,
-        turns=0,
-        prompt_characters=0,
-        answer_characters=0,
-        longest_row_characters=0,
-        duplicates=0,
-        columns=(),
-        errors=1,
-    )
-    return Inspection(summary=summary, findings=(finding,))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """The inspecting process, seen from outside: fed while an upload arrives, asked for its outcome at the end.
 
-Its pipe holds 1 MiB at most, so that an upload goes no faster than it is read; it never holds the event loop.
+Its pipe is small, so that an upload goes no faster than it is read; feeding it never holds the event loop.
 """
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import sys
@@ -16,8 +15,9 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 import core
-from core.domain.datasets import DatasetFinding, Inspection, Summary
-from core.errors import Unavailable
+from core.domain import inspections
+from core.domain.datasets import Inspection
+from core.errors import Finding, Unavailable
 
 MEMORY_BYTES: Final = 2**30
 """Address space of the process; a file of 1 GB takes some 150 MiB."""
@@ -102,15 +102,21 @@ class Inspector:
         """
         if not self._is_fed:
             return None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._stdin.close()
         try:
             async with asyncio.timeout(patience_s):
-                report = await asyncio.shield(self._report)
-                status = await self._process.wait()
+                return await self.verdict()
         except TimeoutError:
             return None
-        return _read(report, status)
+
+    async def verdict(self) -> Inspection:
+        """End the input and wait for the report, however long it takes.
+
+        Raises:
+            InspectionFailed: The process ended without one.
+        """
+        self._stdin.close()
+        report = await asyncio.shield(self._report)
+        return _read(report, await self._process.wait())
 
     async def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -124,7 +130,13 @@ class Inspector:
 
 def _read(report: bytes, status: int) -> Inspection:
     if status == -signal.SIGXCPU:
-        return _over_time()
+        return inspections.refused(
+            Finding(
+                code="too_complex",
+                message="Reading the file takes more time than a data set may.",
+                hint="Upload it in parts.",
+            )
+        )
     try:
         return _OUTCOME.validate_json(report)
     except ValidationError as error:

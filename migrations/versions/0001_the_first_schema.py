@@ -247,6 +247,7 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(length=20)),
         sa.Column("failure", sa.JSON(none_as_null=True)),
         sa.Column("resumed_step", sa.Integer()),
+        sa.Column("resumed_tokens", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id_jobs")),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempts")),
     )

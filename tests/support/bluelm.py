@@ -12,6 +12,10 @@ from typing import Any
 import sentencepiece
 import torch
 
+from core.domain.datasets import Turn
+from core.text.chat import Renderer
+from core.text.folders import BlueLMChat
+
 SENTENCES = (
     "今天天气很好，我们一起去公园散步吧。",
     "你是谁？我是一个语言模型，很高兴认识你。",
@@ -68,9 +72,7 @@ class Shape:
     context: int = 128
 
 
-def tensors(
-    shape: Shape, *, rows: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16
-) -> dict[str, torch.Tensor]:
+def tensors(shape: Shape, *, rows: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
     """Draw random weights with BlueLM's names, the pad row zero as a trained embedding's is."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -187,3 +189,19 @@ def edit(path: Path, **changes: Any) -> None:
     """Change members of a JSON file; a value of ... removes the member."""
     value = json.loads(path.read_text(encoding="utf-8")) | changes
     dump(path, {name: member for name, member in value.items() if member is not ...})
+
+
+def turn(role: str, content: str, weight: float = 1.0) -> Turn:
+    """Make a turn of a role that mypy can't know."""
+    return Turn(role, content, weight)  # type: ignore[arg-type]
+
+
+def processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    """Open a model with SentencePiece itself."""
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def chat_of(renderer: Renderer) -> BlueLMChat:
+    """Look inside a BlueLM's renderer."""
+    assert isinstance(renderer._chat, BlueLMChat)
+    return renderer._chat

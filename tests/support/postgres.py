@@ -42,7 +42,8 @@ class Postgres:
             stdout=self._log,
             stderr=self._log,
             preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  (no thread has started yet)
-            **self._identity(),
+            user=self._owner,
+            group=self._owner,
         )
         self._wait()
 
@@ -61,12 +62,8 @@ class Postgres:
 
     def close(self) -> None:
         """Stop the server and remove its files."""
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(10)
+        self.process.send_signal(signal.SIGQUIT)  # no tidy end for what is thrown away
+        self.process.wait(10)
         self._log.close()
         shutil.rmtree(self.folder)
 
@@ -75,12 +72,8 @@ class Postgres:
             connection.execute(statement.encode())
 
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
-            [self._bin / program, *arguments], check=True, stdout=self._log, stderr=self._log, **self._identity()
-        )
-
-    def _identity(self) -> dict[str, int]:
-        return {} if self._owner is None else {"user": self._owner, "group": self._owner}
+        command = [str(self._bin / program), *arguments]
+        subprocess.run(command, check=True, stdout=self._log, stderr=self._log, user=self._owner, group=self._owner)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 30

@@ -17,6 +17,7 @@ from typing import Any
 
 from core.domain.jobs import Failure, FailureClass, Phase
 from core.domain.training import Checkpointed, Evaluated, Progress
+from core.storage import bundles
 from worker import messages
 
 
@@ -74,8 +75,6 @@ class Attempt:
         self.pipe.say(messages.Told(event=Evaluated(step=self.step, epoch=0.5, eval_loss=1.5)))
 
     def checkpoint(self) -> None:
-        from core.storage import bundles
-
         folder = self.output / f"checkpoint-{self.step}"
         self.fill(folder)
         (folder / "state.json").write_text(json.dumps({"step": self.step}))
@@ -85,17 +84,18 @@ class Attempt:
         )
         self.pipe.say(messages.Told(event=event))
 
-    def finish(self, reason: str = "completed", break_it: str = "") -> None:
-        from core.storage import bundles
-
+    def finish(self, reason: Any = "completed", break_it: str = "") -> None:
         folder = self.output / "adapter"
         self.fill(folder)
         bundles.seal(folder, self.facts())
         if break_it:
             (folder / break_it).write_bytes(b"rotten")
         self.pipe.say(
-            messages.Finished(bundle_dir=str(folder), step=self.step, trained_tokens=self.step * 10, reason=reason)  # type: ignore[arg-type]
+            messages.Finished(bundle_dir=str(folder), step=self.step, trained_tokens=self.step * 10, reason=reason)
         )
+
+    def finish_elsewhere(self) -> None:
+        self.pipe.say(messages.Finished(bundle_dir="/", step=1, trained_tokens=1, reason="completed"))
 
     def fail(self, failure_class: str, code: str = "scripted") -> None:
         failure = Failure(code=code, message="The script says so.", failure_class=FailureClass(failure_class))

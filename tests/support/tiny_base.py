@@ -26,7 +26,7 @@ class Shape:
     seed: int = 7
 
 
-def make(folder: Path, shape: Shape = Shape()) -> Path:  # noqa: B008  (frozen)
+def make(folder: Path, shape: Shape = Shape()) -> Path:
     """Write a base in the layout that core/ml/convert.py leaves behind."""
     folder.mkdir(parents=True, exist_ok=True)
     model(shape).save_pretrained(folder)
@@ -41,7 +41,7 @@ def make(folder: Path, shape: Shape = Shape()) -> Path:  # noqa: B008  (frozen)
     return folder
 
 
-def model(shape: Shape = Shape()) -> LlamaForCausalLM:  # noqa: B008
+def model(shape: Shape = Shape()) -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(shape.seed)
         return LlamaForCausalLM(

@@ -1,0 +1,181 @@
+"""Tensors of a folder, one shard open at a time: torch's .bin archives and safetensors.
+
+A .bin is a pickle in a zip. Only archives that unpack to their own size are opened, and only with torch's
+`weights_only` reader, which runs nothing. Knows no layout.
+"""
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from core.domain.checkpoints import DamagedCheckpoint, UnsafeCheckpoint
+from core.ml.layouts import TensorInfo, is_rotary_buffer
+from core.ml.sources import CHUNK_BYTES, Source
+
+INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLES: Final = ("model.safetensors", "pytorch_model.bin")
+MAX_PICKLE_BYTES: Final = 64 * 2**20
+# What a hostile or torn pickle can make torch's reader raise, as measured by flipping and cutting bytes.
+READER_ERRORS: Final = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    OSError,
+    struct.error,
+)
+
+
+class Weights:
+    """The tensors of a folder by name; `files` are the shards and, where there is one, the index.
+
+    Raises:
+        DamagedCheckpoint: Index and shards do not agree, or a file is torn.
+        UnsafeCheckpoint: A pickle asks for more than tensors.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._opened: tuple[str, Mapping[str, torch.Tensor]] | None = None
+        self._file_by_name: dict[str, str] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        index = next((name for name in INDEXES if source.has(name)), None)
+        listed = _listed(source, index) if index else None
+        self.shards = sorted(set(listed.values())) if listed is not None else [_single(source)]
+        self.files = [*self.shards, *([index] if index else [])]
+        for file in self.shards:
+            self._describe(file)
+        if listed is not None:
+            self._compare(listed, index=str(index))
+
+    def get(self, name: str) -> torch.Tensor:
+        """Read one tensor; it may map the file, so copy what must outlive the shard."""
+        return self._shard(self._file_by_name[name])[name].detach()
+
+    def _describe(self, file: str) -> None:
+        for name, tensor in self._shard(file).items():
+            if name in self.tensors:
+                raise DamagedCheckpoint(f"{name} is in two shards, {self._file_by_name[name]} and {file}.")
+            self.tensors[name] = _info(name, tensor)
+            self._file_by_name[name] = file
+
+    def _compare(self, listed: Mapping[str, str], *, index: str) -> None:
+        differing = {
+            name
+            for name in listed.keys() | self._file_by_name.keys()
+            if listed.get(name) != self._file_by_name.get(name) and not is_rotary_buffer(name)
+        }
+        if differing:
+            raise DamagedCheckpoint(
+                f"{index} and the shards disagree about {', '.join(sorted(differing)[:3])}; download the folder again."
+            )
+
+    def _shard(self, file: str) -> Mapping[str, torch.Tensor]:
+        if self._opened is None or self._opened[0] != file:
+            self._opened = None  # before the next is read, so that two are never held
+            self._opened = (file, _read(self._source.path(file), file))
+        return self._opened[1]
+
+
+def verify_checksums(path: Path, *, read: Callable[[int], None]) -> None:
+    """Hold a .bin archive's records against their own CRC-32; `read` is told of each chunk's bytes.
+
+    Raises:
+        DamagedCheckpoint: A record differs, as after a bad disk or a torn copy.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                with archive.open(record) as file:
+                    while chunk := file.read(CHUNK_BYTES):
+                        read(len(chunk))
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError) as error:
+        raise DamagedCheckpoint(f"{path.name} fails its own checksum; download it again.") from error
+
+
+def _listed(source: Source, index: str) -> Mapping[str, str]:
+    """Read an index's map from tensor to shard and see that every shard is there."""
+    weight_map = source.members(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
+        raise DamagedCheckpoint(f"{index} has no weight_map from tensors to files.")
+    ending = ".bin" if index.endswith(".bin.index.json") else ".safetensors"
+    if odd := sorted(file for file in set(weight_map.values()) if not file.endswith(ending)):
+        raise UnsafeCheckpoint(f"{index} names {odd[0][:100]!r}; its shards must end in {ending}.")
+    if missing := sorted(file for file in set(weight_map.values()) if "/" not in file and not source.has(file)):
+        raise DamagedCheckpoint(f"Shards are missing: {', '.join(missing[:8])}; download them too.")
+    return weight_map
+
+
+def _single(source: Source) -> str:
+    found = next((name for name in SINGLES if source.has(name)), None)
+    if found is not None:
+        return found
+    stray = [name for name in source.names() if name.endswith((".bin", ".safetensors"))]
+    raise DamagedCheckpoint(
+        f"There are weights ({', '.join(stray[:3])}) but no index; download {' or '.join(INDEXES)} too."
+        if stray
+        else "The folder holds no weights (.safetensors or .bin); give the folder that has them."
+    )
+
+
+def _read(path: Path, file: str) -> Mapping[str, torch.Tensor]:
+    if file.endswith(".safetensors"):
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, *READER_ERRORS) as error:
+            raise DamagedCheckpoint(f"{file} is cut off or no safetensors file; download it again.") from error
+    _check_archive(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UnsafeCheckpoint(
+            f"{file} is a pickle that asks for more than tensors, or is cut off; it was not run. "
+            "Use the official files, or save the weights as safetensors."
+        ) from error
+    except READER_ERRORS as error:
+        raise DamagedCheckpoint(f"{file} is cut off or damaged; download it again.") from error
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in loaded.items()
+    ):
+        raise UnsafeCheckpoint(f"{file} holds other things than named tensors.")
+    return loaded
+
+
+def _check_archive(path: Path) -> None:
+    """See that a .bin is a zip whose records are stored as they are, so that none can unpack to more than it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, struct.error) as error:
+        raise DamagedCheckpoint(
+            f"{path.name} is cut off, or was saved by torch before 1.6; download it again, or save it anew."
+        ) from error
+    names = [record.filename for record in records]
+    if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
+        raise UnsafeCheckpoint(f"{path.name} is a compressed or encrypted archive, which torch.save never writes.")
+    if len(set(names)) != len(names) or sum(record.file_size for record in records) > path.stat().st_size:
+        raise UnsafeCheckpoint(f"{path.name} lists records that overlap.")
+    if any(record.filename.endswith("data.pkl") and record.file_size > MAX_PICKLE_BYTES for record in records):
+        raise UnsafeCheckpoint(f"{path.name} has a pickle of over {MAX_PICKLE_BYTES >> 20} MiB beside its tensors.")
+
+
+def _info(name: str, tensor: torch.Tensor) -> TensorInfo:
+    info = TensorInfo(tuple(tensor.shape), tensor.dtype)
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise UnsafeCheckpoint(f"{name} is no plain dense tensor.")
+    if info.bytes > tensor.untyped_storage().nbytes():
+        raise UnsafeCheckpoint(f"{name} claims {info.bytes} bytes and has {tensor.untyped_storage().nbytes()}.")
+    return info

@@ -1,0 +1,144 @@
+"""The one place that turns settings into objects: one frozen Runtime a process, passed to routes and tasks only."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+from core.db import schema
+from core.db.transactions import Database, connect
+from core.errors import Unavailable
+from core.services import outbox
+from core.services.jobs import Policy
+from core.services.renderers import Renderers
+from core.settings import Settings
+from core.storage.objects import Store
+from core.wake import Relay, Wake
+
+__all__ = ["Database", "Runtime", "build"]
+"""Database is named here for those who hold one and may not open it: core.db belongs to the services."""
+
+LEAST_PEPPER_BYTES: Final = 16
+
+
+class PepperUnusable(Unavailable):
+    """The secret that keys are hashed with can't be read, or is none."""
+
+    code = "pepper_unusable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The parts of one process. `relay` is None without a broker, and idle until it is started."""
+
+    settings: Settings
+    database: Database
+    store: Store
+    relay: Relay | None
+    pepper: bytes
+    renderers: Renderers
+
+    @property
+    def wake(self) -> Wake:
+        """Tells workers of a job; without a broker nobody can be told, and the workers' sweep finds it."""
+        return _nobody if self.relay is None else self.relay.hint
+
+    @property
+    def policy(self) -> Policy:
+        """What is given and allowed to jobs."""
+        return Policy(
+            default_base=self.settings.base,
+            max_lora_rank=self.settings.max_lora_rank,
+            max_queued_jobs=self.settings.max_queued_jobs,
+        )
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where this machine keeps bases, each in a folder named by its fingerprint."""
+        return self.settings.data_dir.absolute() / "cache" / "bases"
+
+    @property
+    def broker_url(self) -> str | None:
+        """The broker's URL, secrets included, so never log it."""
+        url = self.settings.broker_url
+        return None if url is None else url.get_secret_value()
+
+    def close(self) -> None:
+        """Stop the relay and give back connections."""
+        if self.relay is not None:
+            self.relay.stop()
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def build(settings: Settings) -> Runtime:
+    """Open what the settings name.
+
+    Raises:
+        SchemaOutdated: The database needs an upgrade first; the message names the command.
+        DatabaseUnavailable, UnknownStore, UnknownBroker, PepperUnusable: A setting does not lead anywhere.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = connect(settings.sql_url())
+    schema.require_current(database)
+    broker_url = None if settings.broker_url is None else settings.broker_url.get_secret_value()
+    store = Store.open(settings.objects_url())
+    return Runtime(
+        settings=settings,
+        database=database,
+        store=store,
+        relay=None if broker_url is None else _relay(broker_url, database),
+        pepper=_pepper(settings),
+        renderers=Renderers(store=store, cache_dir=settings.data_dir.absolute() / "cache" / "texts"),
+    )
+
+
+def _relay(broker_url: str, database: Database) -> Relay:
+    return Relay(broker_url, unsent=partial(outbox.unsent, database), mark=partial(outbox.mark, database=database))
+
+
+def _nobody(job_id: str) -> None:
+    """Wake no one."""
+
+
+def _pepper(settings: Settings) -> bytes:
+    path = settings.key_pepper_file
+    if path is None:
+        path = settings.data_dir.absolute() / "pepper"
+        if not path.exists():
+            _make_secret(path)
+    try:
+        pepper = path.read_bytes().strip()
+    except OSError as error:
+        raise PepperUnusable(
+            f"The key pepper file can't be read: {error.strerror}.", param="key_pepper_file"
+        ) from error
+    if len(pepper) < LEAST_PEPPER_BYTES:
+        raise PepperUnusable(
+            f"The key pepper has {len(pepper)} bytes; it needs {LEAST_PEPPER_BYTES} at least.", param="key_pepper_file"
+        )
+    return pepper
+
+
+def _make_secret(path: Path) -> None:
+    """Write a secret that appears whole or not at all; of two that make it at once, the first one counts."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return
+    finally:
+        aside.unlink()

@@ -1,0 +1,40 @@
+"""One renderer a base, kept: reading a tokenizer takes a while, rendering a prompt does not."""
+
+import threading
+from pathlib import Path
+from typing import Final
+
+from core.domain.bases import Base
+from core.storage import bundles
+from core.storage.objects import Store
+from core.text.chat import Renderer
+
+KEPT: Final = 8
+
+
+class Renderers:
+    """Loads a base's text files (never its weights) into `cache_dir`, once a fingerprint. Threads may share it."""
+
+    def __init__(self, *, store: Store, cache_dir: Path) -> None:
+        self._store = store
+        self._cache_dir = cache_dir
+        self._loaded: dict[str, Renderer] = {}
+        self._lock = threading.Lock()
+
+    def of(self, base: Base) -> Renderer:
+        """Give the base's renderer.
+
+        Raises:
+            DamagedCheckpoint: A file is not what its name says.
+            UnsupportedCheckpoint: The tokenizer is of a kind not known here.
+        """
+        with self._lock:
+            found = self._loaded.pop(base.fingerprint, None) or self._load(base)
+            self._loaded[base.fingerprint] = found
+            while len(self._loaded) > KEPT:
+                del self._loaded[next(iter(self._loaded))]
+        return found
+
+    def _load(self, base: Base) -> Renderer:
+        files = tuple(file for file in base.files if not file.name.endswith(".safetensors"))
+        return Renderer.load(bundles.fetch(files, self._cache_dir / base.fingerprint, self._store))

@@ -1,0 +1,189 @@
+"""The Celery app of a worker: one solo process that is hinted at, never told, what to run.
+
+Importing this starts nothing and reads nothing; `worker_init` builds what a shift needs, before the broker is asked.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final, Literal, NoReturn
+
+from celery import Celery, signals
+from celery.worker import state
+
+from core import logs, wake
+from core.domain import ids
+from core.domain.workers import BF16, WorkerInfo
+from core.errors import Problem
+from core.runtime import Runtime, build
+from core.services import workers
+from core.settings import Settings
+from worker import scratch
+from worker.child import Program, Resident
+from worker.inputs import Site
+from worker.messages import Ready
+from worker.shift import Leaving, Shift
+from worker.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+FLAGS: Final = ("--quiet", "worker", "--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat")
+REFUSED: Final = 78
+"""Exit code of a worker that can't start as it is configured (sysexits.h: EX_CONFIG)."""
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+leaving: Final = Leaving()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duty:
+    """What this process has started."""
+
+    runtime: Runtime
+    shift: Shift
+    sweep: Sweep
+
+    def begin(self) -> None:
+        """Sweep and send hints; then look for jobs before the broker is asked: it may be away, and none waits for it."""
+        self.sweep.start()
+        if self.runtime.relay is not None:
+            self.runtime.relay.start()
+        self.shift.work()
+
+    def end(self) -> None:
+        """End in order."""
+        self.sweep.stop()
+        self.shift.end()
+        self.runtime.close()
+        log.info("the worker has ended in order")
+
+
+# Celery calls functions of modules, with nothing of ours in hand: this is where signals and tasks meet.
+duties: Final[list[Duty]] = []
+
+
+def shift() -> Shift:
+    """Give the shift of this process.
+
+    Raises:
+        RuntimeError: No worker has been started here.
+    """
+    if not duties:
+        raise RuntimeError("no worker runs in this process; start one with `python -m worker`")
+    return duties[0].shift
+
+
+def configuration() -> Mapping[str, Any]:
+    """Read where the broker is; Celery asks when it starts, not when this is imported."""
+    url = Settings().broker_url
+    return wake.CONFIG if url is None else {**wake.CONFIG, "broker_url": url.get_secret_value()}
+
+
+app: Final = Celery("bluelora", include=["worker.tasks"], set_as_current=False)
+app.add_defaults(configuration)
+
+
+def start(settings: Settings) -> Duty:
+    """Build all that a worker needs, and register it.
+
+    Raises:
+        Problem: The database is outdated or away, the store is away, or no trainer can be started.
+    """
+    runtime = build(settings)
+    data_dir = settings.data_dir.absolute()
+    for name in scratch.sweep(data_dir / "scratch", older_than_s=2 * settings.lease_s):
+        log.info("removed what attempt %s left behind", name)
+    program = Program(log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log", threads=settings.trainer_threads)
+    resident = Resident(program)
+    ready = resident.warm_up()
+    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
+    workers.register(info, database=runtime.database)
+    site = Site(
+        database=runtime.database,
+        store=runtime.store,
+        data_dir=data_dir,
+        device=_device(ready),
+        lease_s=settings.lease_s,
+        heartbeat_s=settings.heartbeat_s,
+        stall_s=settings.stall_s,
+    )
+    on_shift = Shift(info=info, site=site, resident=resident, leaving=leaving)
+    return Duty(runtime=runtime, shift=on_shift, sweep=Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s))
+
+
+def describe(ready: Ready, *, bases: tuple[str, ...]) -> WorkerInfo:
+    """Say what this worker is, by what its trainer found."""
+    return WorkerInfo(
+        id=ids.new("wk"),
+        host=socket.gethostname(),
+        device=ready.device,
+        memory_bytes=ready.memory_bytes,
+        bases=bases,
+        capabilities=("cpu",) if _device(ready) == "cpu" else ("cuda", BF16),
+        started_at=int(time.time()),
+    )
+
+
+def _device(ready: Ready) -> Literal["cpu", "cuda"]:
+    return "cpu" if ready.device == "cpu" else "cuda"
+
+
+def _keep_our_logging(**_: object) -> None:
+    """Be connected: that alone keeps Celery from setting up its own."""
+
+
+def _begin(**_: object) -> None:
+    logs.start()
+    if os.environ.get("REMAP_SIGTERM"):
+        _refuse("REMAP_SIGTERM is set: with it a stop freezes the running attempt. Unset it and start again.")
+    settings = Settings()
+    if settings.broker_url is None:
+        _refuse("BLUELORA_BROKER_URL is not set. Name a Valkey or Redis, for example redis://127.0.0.1:6379/0.")
+    _install_handlers()
+    try:
+        duties.append(start(settings))
+    except Problem as problem:
+        _refuse(f"The worker can't start. {problem}")
+    duties[0].begin()
+    if leaving():
+        _end()
+        sys.exit(0)
+
+
+def _take_signals_over(**_: object) -> None:
+    _install_handlers()
+
+
+def _end(**_: object) -> None:
+    if duties:
+        duties.pop().end()
+
+
+def _install_handlers() -> None:
+    # Celery's own would not reach a running task, or end the process at once (QUIT, second INT), or re-exec it (HUP).
+    for number in STOP_SIGNALS:
+        signal.signal(number, _leave)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    # No lock and no log: a handler runs between any two instructions of the main thread.
+    leaving.asked = True
+    state.should_stop = 0
+
+
+def _refuse(why: str) -> NoReturn:
+    log.critical("%s", why)
+    sys.exit(REFUSED)
+
+
+# As calls, since a decorator without types would take the types off what it decorates.
+signals.setup_logging.connect(_keep_our_logging)
+signals.worker_init.connect(_begin)
+signals.worker_ready.connect(_take_signals_over)
+signals.worker_shutdown.connect(_end)

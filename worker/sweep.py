@@ -1,0 +1,70 @@
+"""The sweep: a thread of every worker, as a solo pool is busy for a whole job. Any number may run.
+
+It ends expired leases, sends lost hints again, and says that this worker lives, even while an attempt runs.
+"""
+
+import logging
+import threading
+from dataclasses import replace
+from typing import Final
+
+from core.services import jobs, workers
+from core.wake import Wake
+from worker.shift import Shift
+
+log = logging.getLogger(__name__)
+
+LOST_HINT_S: Final = 10.0
+SILENT_SWEEPS: Final = 12
+"""An idle worker that has not been woken for this many sweeps while jobs wait for it has a silent broker."""
+
+
+class Sweep:
+    """Sweeps every `every_s` until the process ends.
+
+    Args:
+        shift: Whose worker this is.
+        wake: Sends a hint; never blocks.
+        every_s: Seconds between sweeps.
+    """
+
+    def __init__(self, shift: Shift, *, wake: Wake, every_s: float) -> None:
+        self._shift = shift
+        self._wake = wake
+        self._every_s = every_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_sweeping, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a sweep that runs is finished first."""
+        self._over.set()
+        self._thread.join(self._every_s)
+
+    def sweep(self) -> None:
+        """Do all of it once.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        shift, database = self._shift, self._shift.site.database
+        workers.seen(replace(shift.info, draining=shift.leaving()), database=database)
+        jobs.reap(database)
+        silence_s = self._every_s * SILENT_SWEEPS
+        # A busy worker would only fill the queue: those who are idle see the same rows.
+        if shift.idle_s() < LOST_HINT_S:
+            return
+        for job_id in jobs.runnable(database, older_than_s=LOST_HINT_S, worker=shift.info):
+            self._wake(job_id)
+        if shift.idle_s() > silence_s and jobs.runnable(database, older_than_s=silence_s, worker=shift.info):
+            shift.begin_again()
+
+    def _keep_sweeping(self) -> None:
+        while not self._over.wait(self._every_s):
+            try:
+                self.sweep()
+            except Exception:  # the thread's outermost loop
+                log.exception("a sweep failed")
