@@ -17,6 +17,9 @@ from core.settings import Settings
 from core.storage.objects import Store
 from core.wake import Relay, Wake
 
+__all__ = ["Database", "Runtime", "build"]
+"""Database is named here for those who hold one and may not open it: core.db belongs to the services."""
+
 LEAST_PEPPER_BYTES: Final = 16
 
 

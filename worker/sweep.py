@@ -5,7 +5,7 @@ It ends expired leases, sends lost hints again, and says that this worker lives,
 
 import logging
 import threading
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from core.services import jobs, workers
@@ -51,7 +51,7 @@ class Sweep:
             Unavailable: The database does not answer.
         """
         shift, database = self._shift, self._shift.site.database
-        workers.seen(shift.info, draining=shift.leaving(), database=database)
+        workers.seen(replace(shift.info, draining=shift.leaving()), database=database)
         jobs.reap(database)
         silence_s = self._every_s * SILENT_SWEEPS
         # A busy worker would only fill the queue: those who are idle see the same rows.
