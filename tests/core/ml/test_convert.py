@@ -1,6 +1,7 @@
 """BlueLM folders made here, imported, and held against a literal BlueLM."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from core.text.chat import Renderer
 from tests.support import bluelm, oracle
 
 
-def imported(source: Path, target: Path, *, max_shard_bytes: int = 2**20) -> Imported:
+def imported(source: Path, target: Path, *, max_shard_bytes: int = 2**30) -> Imported:
     return convert(source, target, name="tiny", progress=lambda done, total: None, max_shard_bytes=max_shard_bytes)
 
 
@@ -243,3 +244,12 @@ def test_the_command_refuses_in_one_line(
 ) -> None:
     assert main([source, str(tmp_path / "base"), "--name", "x"]) == 3
     assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_a_hub_id_without_a_network_is_told_as_such(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "core.ml.convert", "vivo-ai/BlueLM-7B-Chat", str(tmp_path / "base"), "--name", "x"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=offline)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"]["code"] == "hub_unavailable"
+    assert not (tmp_path / "base").exists()
