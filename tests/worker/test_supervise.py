@@ -426,3 +426,5 @@ def test_a_killed_trainer_is_out_of_memory_only_if_the_kernel_counted_a_kill(
         with meanwhile(kill):
             stage.play()
     assert shop.job(job.id).status_reason == "oom"
+
+
