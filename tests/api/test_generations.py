@@ -127,9 +127,7 @@ def test_max_length_is_read_as_max_tokens_and_not_beside_it(asker: httpx.Client)
 
 def test_sampling_is_repeatable_by_seed(asker: httpx.Client) -> None:
     asked = ASK | {"temperature": 1.5, "top_p": 1.0, "top_k": 0, "seed": 7, "max_tokens": 16}
-    first, second, other = (
-        _text(asker.post("/generate", json=asked | change)) for change in ({}, {}, {"seed": 8})
-    )
+    first, second, other = (_text(asker.post("/generate", json=asked | change)) for change in ({}, {}, {"seed": 8}))
     assert first == second != other
 
 
@@ -225,9 +223,7 @@ def _running(admin: httpx.Client) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("bluelora_generations_running "))
 
 
-def test_a_client_that_leaves_frees_its_slot(
-    served: Answering, asker: httpx.Client, busy_metric: httpx.Client
-) -> None:
+def test_a_client_that_leaves_frees_its_slot(served: Answering, asker: httpx.Client, busy_metric: httpx.Client) -> None:
     def leave_early(*, stream: bool) -> None:
         patience = httpx.Timeout(10.0, read=10.0 if stream else 0.1)
         with asker.stream("POST", "/generate", json={"prompt": "x", "stream": stream}, timeout=patience) as answer:

@@ -12,6 +12,7 @@ from core.domain.bases import Base
 from core.runtime import Runtime
 from core.services import bases, jobs
 from core.storage import bundles
+from core.storage.files import sha256_of
 from core.text.chat import Renderer
 from tests.support import engines, registry, tiny_base
 from tests.support.live import Live, serving
@@ -35,7 +36,7 @@ class Answering:
         held = registry.claimed(runtime, registry.job(client, name=name))
         bundle = engines.adapter(folder / f"{name}-{seed}", self.base_dir, seed=seed)
         made = NewAdapter(
-            sha256=bundles.local.sha256_of(bundle / "manifest.json"),
+            sha256=sha256_of(bundle / "manifest.json"),
             manifest=(bundle / "manifest.json").read_text(),
             files=bundles.upload(bundle, runtime.store),
             template_hash=facts.get("template_hash", self.base.template_hash),
@@ -63,7 +64,7 @@ def register(runtime: Runtime, folder: Path, *, name: str = "tiny") -> Base:
     return bases.register(
         name=name,
         files=bundles.upload(folder, runtime.store),
-        fingerprint=bundles.local.sha256_of(folder / "model.safetensors"),
+        fingerprint=sha256_of(folder / "model.safetensors"),
         template_hash=renderer.template_hash,
         context_length=renderer.context_length,
         parameters=1000,
