@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,7 @@ def endless(folder: Path, shape: tiny_base.Shape) -> Path:
     return folder
 
 
-def adapter(folder: Path, base: Path, *, seed: int, r: int = 4, modules: Sequence[str] = MODULES, scale: float = 1) -> Path:
+def adapter(folder: Path, base: Path, *, seed: int, r: int = 4, modules: Sequence[str] = MODULES, std: float = 0.08) -> Path:
     """A sealed bundle with random weights on both sides, written by peft itself."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -91,7 +91,7 @@ def adapter(folder: Path, base: Path, *, seed: int, r: int = 4, modules: Sequenc
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if "lora_" in name:
-                    parameter.normal_(std=0.08).mul_(scale)
+                    parameter.normal_(std=std)
         adapted.save_pretrained(folder)
     bundles.seal(folder, {"template_hash": Renderer.load(base).template_hash})
     return folder
@@ -100,11 +100,16 @@ def adapter(folder: Path, base: Path, *, seed: int, r: int = 4, modules: Sequenc
 class Solo:
     """What transformers' own `generate` answers, one request at a time, with each adapter loaded by plain peft."""
 
-    def __init__(self, base: Path) -> None:
-        self._base = base
+    def __init__(self, base: Path, adapters: Mapping[str, Path]) -> None:
+        plain = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+        self._base = plain.eval()
+        self._adapted: dict[str, PeftModel] = {}
+        for name, folder in adapters.items():
+            own = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+            self._adapted[name] = PeftModel.from_pretrained(own, folder).eval()
 
-    def greedy(self, prompt: Sequence[int], adapter_dir: Path | None, *, max_tokens: int, penalty: float) -> list[int]:
-        model = self._model(adapter_dir)
+    def greedy(self, prompt: Sequence[int], adapter: str | None, *, max_tokens: int, penalty: float = 1.0) -> list[int]:
+        model = self._base if adapter is None else self._adapted[adapter]
         output = model.generate(
             input_ids=torch.tensor([list(prompt)]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -113,7 +118,3 @@ class Solo:
             repetition_penalty=penalty,
         )
         return [int(id_) for id_ in output[0, len(prompt) :]]
-
-    def _model(self, adapter_dir: Path | None) -> LlamaForCausalLM | PeftModel:
-        base = LlamaForCausalLM.from_pretrained(self._base, dtype=torch.float32)
-        return (base if adapter_dir is None else PeftModel.from_pretrained(base, adapter_dir)).eval()

@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 import torch
 import uvicorn
+from transformers.utils import logging as transformers_logging
 from typing_extensions import override
 
 from core.ml import model as models
@@ -85,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
     """Load the base, then serve until told to stop."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     arguments = parse(argv)
+    transformers_logging.disable_progress_bar()
     # Bound first: a port that is taken shall not be found out after minutes of loading.
     listener = _bound(arguments.host, arguments.port)
     served = _load(arguments)
