@@ -1,37 +1,10 @@
-"""Rows that other rows need: a project's caller, a base, a job."""
+"""Rows that no service would make: a job in any status, without having lived through it."""
 
 from core.db.transactions import Database, transaction
 from core.domain import ids
 from core.domain.bases import Base
 from core.domain.datasets import Dataset
 from core.domain.jobs import Job, JobProgress, Phase, Status
-from core.domain.keys import Caller, Role
-
-
-def member(database: Database, project: str = "default") -> Caller:
-    """Someone who may write in a project, which is made if need be."""
-    with transaction(database) as tx:
-        found = tx.projects.ensure(project)
-    return Caller(key_id=ids.new("key"), project_id=found.id, project=project, role=Role.MEMBER)
-
-
-def base(database: Database, name: str = "nano") -> Base:
-    """A registered base without files."""
-    made = Base(
-        id=ids.new("base"),
-        name=name,
-        fingerprint="f" * 64,
-        template_hash="t" * 64,
-        context_length=2048,
-        parameters=1000,
-        bytes=2000,
-        files=(),
-        metadata={},
-        created_at=1,
-    )
-    with transaction(database) as tx:
-        tx.bases.add(made)
-    return made
 
 
 def job(database: Database, *, on: Base, dataset: Dataset, validation: Dataset | None = None, status: Status) -> Job:
