@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from core.db import tables
-from core.db.transactions import Database, connect, transaction
+from core.db.transactions import Database, transaction
 from core.domain.datasets import Dataset, DatasetInUse, DatasetNotFound, DatasetTooLarge, InvalidDataset
 from core.domain.jobs import Status
 from core.domain.keys import Caller
@@ -19,36 +19,13 @@ from core.domain.pages import Filters, InvalidFilter
 from core.services import datasets, idempotency, validations
 from core.services.uploads import ChecksumMismatch, Upload, UploadLimits
 from core.storage.objects import ObjectMissing, Store
-from tests.support import rows
-from tests.support.databases import PostgresDatabases, SqliteDatabases
 from tests.support.streams import arriving
-from tests.support.worlds import a_base, a_caller
+from tests.support.worlds import World, a_base, a_caller
 
 GOOD = b'{"instruction": "a", "input": "", "output": "b"}\n'
 LIMITS = UploadLimits(bytes=10**6, validation_wait_s=30)
 HASTY = UploadLimits(bytes=10**6, validation_wait_s=1e-6)
 ANY_AGE = timedelta(seconds=-60)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def kept_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """One database of each kind for all tests here: a fresh PostgreSQL database takes a second."""
-    sqlite: SqliteDatabases = request.getfixturevalue("sqlite_databases")
-    if request.param == "sqlite":
-        opened = connect(sqlite.copy(tmp_path_factory.mktemp("datasets")))
-    else:
-        postgres: PostgresDatabases = request.getfixturevalue("postgres_databases")
-        opened = connect(postgres.copy())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def database(kept_database: Database) -> Iterator[Database]:
-    yield kept_database
-    with kept_database.engine.begin() as connection:
-        for table in reversed(tables.metadata.sorted_tables):
-            connection.execute(table.delete())
 
 
 @pytest.fixture
@@ -267,6 +244,11 @@ def test_lists_are_newest_first_and_filtered(uploader: Uploader) -> None:
         datasets.listing(uploader.caller, Filters(status="done"), uploader.database)
 
 
+def set_status(database: Database, status: Status) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(tables.jobs.update().values(status=status.value))
+
+
 def test_a_data_set_that_a_job_needs_stays(uploader: Uploader) -> None:
     needed, other = (uploader.send(GOOD * count, name="a").dataset for count in (1, 2))
     base = a_base(uploader.database)
@@ -274,15 +256,14 @@ def test_a_data_set_that_a_job_needs_stays(uploader: Uploader) -> None:
     def delete(dataset: Dataset) -> None:
         datasets.delete(dataset.id, caller=uploader.caller, store=uploader.store, database=uploader.database)
 
-    for status in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED):
-        rows.job(uploader.database, on=base, dataset=needed, validation=other, status=status)
-    for status in (Status.QUEUED, Status.RUNNING, Status.PAUSED):
-        job = rows.job(uploader.database, on=base, dataset=needed, validation=other, status=status)
+    world = World(uploader.database, uploader.caller, base, needed)
+    job = world.submit(dataset=needed.id, validation_dataset=other.id)
+    for status in (Status.RUNNING, Status.PAUSED, Status.QUEUED):
+        set_status(uploader.database, status)
         for dataset in (needed, other):
             with pytest.raises(DatasetInUse, match=job.id):
                 delete(dataset)
-        with uploader.database.engine.begin() as connection:
-            connection.execute(tables.jobs.update().values(status="cancelled"))
+    set_status(uploader.database, Status.CANCELLED)
     delete(needed)
     delete(other)
 

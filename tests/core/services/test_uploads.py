@@ -53,7 +53,7 @@ async def rows(size):
 async def main(size, url):
     store = Store.open(url)
     limits = UploadLimits(bytes=2**33, validation_wait_s=60)
-    await take_in(rows(10**6), upload=Upload(filename="warm"), store=store, limits=limits)
+    await take_in(rows(10**6), describe=lambda: Upload(filename="warm"), store=store, limits=limits)
     before, peak, gaps = resident(), 0, []
     async def watch():
         nonlocal peak
@@ -63,7 +63,7 @@ async def main(size, url):
             gaps.append(time.perf_counter() - asked - 0.005)
             peak = max(peak, resident())
     watching = asyncio.create_task(watch())
-    arrived = await take_in(rows(size), upload=Upload(filename="x"), store=store, limits=limits)
+    arrived = await take_in(rows(size), describe=lambda: Upload(filename="x"), store=store, limits=limits)
     watching.cancel()
     gaps.sort()
     print(json.dumps({"bytes": arrived.received.bytes, "grown": peak - before, "p99_s": gaps[len(gaps) * 99 // 100],
