@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal, assert_never
 
 from core.domain.jobs import AttemptLost, Claim, Failure, FailureClass, JobCancelled, Status, Wish
-from core.domain.training import Checkpointed, Evaluated, Progress
+from core.domain.training import Checkpointed, Evaluated, Progress, TrainingEvent
 from core.errors import Problem, Unavailable
 from core.services import jobs
 from worker import inputs, messages, outputs, scratch, verdicts
@@ -134,16 +134,8 @@ class Attempt:
             case messages.Stepped(step=step):
                 self._pulse.step(now, step)
                 self._step = step
-            case messages.Told(event=Checkpointed() as event):
-                self._keep(event, folder)
-                self._pulse.turn(time.monotonic())
-            case messages.Told(event=Progress() as event):
-                self._pulse.step(now, event.step)
-                self._step = event.step
-                self._unsaid.append(event)
-            case messages.Told(event=Evaluated() as event):
-                self._pulse.turn(now)
-                self._unsaid.append(event)
+            case messages.Told(event=event):
+                self._learn(event, now, folder)
             case messages.Finished() | messages.Stopped():
                 return reply
             case messages.Failed(failure=failure):
@@ -153,6 +145,21 @@ class Attempt:
             case _:
                 assert_never(reply)
         return None
+
+    def _learn(self, event: TrainingEvent, now: float, folder: Path) -> None:
+        match event:
+            case Checkpointed():
+                self._keep(event, folder)
+                self._pulse.turn(time.monotonic())
+            case Progress():
+                self._pulse.step(now, event.step)
+                self._step = event.step
+                self._unsaid.append(event)
+            case Evaluated():
+                self._pulse.turn(now)
+                self._unsaid.append(event)
+            case _:
+                assert_never(event)
 
     def _say(self) -> None:
         """Tell the database what has been heard; what it does not take now is kept for later."""

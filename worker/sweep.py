@@ -5,7 +5,7 @@ It ends expired leases, sends lost hints again, and says that this worker lives,
 
 import logging
 import threading
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from core.services import jobs, workers
@@ -14,9 +14,12 @@ from worker.shift import Shift
 
 log = logging.getLogger(__name__)
 
-LOST_HINT_S: Final = 10.0
+LOST_SWEEPS: Final = 2
+"""A job that has been runnable for this many sweeps (10 s) has probably lost its hint."""
 SILENT_SWEEPS: Final = 12
-"""An idle worker that has not been woken for this many sweeps while jobs wait for it has a silent broker."""
+"""An idle worker that has not been woken for this many sweeps (60 s) while jobs wait for it has a silent broker."""
+MOST_HINTS: Final = 8
+"""A hint makes a worker run all it can, so that a few a sweep wake every idle one there is."""
 
 
 class Sweep:
@@ -51,13 +54,13 @@ class Sweep:
             Unavailable: The database does not answer.
         """
         shift, database = self._shift, self._shift.site.database
-        workers.seen(shift.info, draining=shift.leaving(), database=database)
+        workers.seen(replace(shift.info, draining=shift.leaving()), database=database)
         jobs.reap(database)
-        silence_s = self._every_s * SILENT_SWEEPS
+        lost_s, silence_s = self._every_s * LOST_SWEEPS, self._every_s * SILENT_SWEEPS
         # A busy worker would only fill the queue: those who are idle see the same rows.
-        if shift.idle_s() < LOST_HINT_S:
+        if shift.idle_s() < lost_s:
             return
-        for job_id in jobs.runnable(database, older_than_s=LOST_HINT_S, worker=shift.info):
+        for job_id in jobs.runnable(database, older_than_s=lost_s, worker=shift.info, limit=MOST_HINTS):
             self._wake(job_id)
         if shift.idle_s() > silence_s and jobs.runnable(database, older_than_s=silence_s, worker=shift.info):
             shift.begin_again()

@@ -19,6 +19,7 @@ from core.storage.objects import Store
 from tests.support import workshops
 from tests.support.workshops import Workshop
 from worker import supervise as supervising
+from worker import verdicts
 from worker.child import Child, Program, Resident
 from worker.inputs import Site
 from worker.shift import Leaving
@@ -79,7 +80,7 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
     def run() -> None:
         try:
             act()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (raised again by the block)
             failures.append(error)
 
     thread = threading.Thread(target=run)
@@ -414,7 +415,7 @@ def test_a_killed_trainer_is_out_of_memory_only_if_the_kernel_counted_a_kill(
     events = tmp_path / "cgroup" / "memory.events"
     events.parent.mkdir()
     events.write_text("oom_kill 0\n")
-    monkeypatch.setattr(supervising.verdicts, "CGROUPS", events.parent)
+    monkeypatch.setattr(verdicts, "CGROUPS", events.parent)
     job = shop.submit()
     with staged(shop, [["progress", 1], ["hang"]]) as stage:
 
@@ -426,5 +427,3 @@ def test_a_killed_trainer_is_out_of_memory_only_if_the_kernel_counted_a_kill(
         with meanwhile(kill):
             stage.play()
     assert shop.job(job.id).status_reason == "oom"
-
-
