@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from core.runtime import Runtime
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,18 +20,17 @@ from cli.processes import python
 from cli.screen import Refused
 from core import runtime, tether
 from core.domain.bases import Base
+from core.runtime import Runtime
 from core.services import bases, keys
 from core.settings import Settings
+from core.storage import bundles
 
 
 @contextlib.contextmanager
 def opened(data: DataDir) -> Iterator[Runtime]:
     """The stores of a data directory, or those that BLUELORA_* variables name; closed at the end."""
-    open_runtime = runtime.build(Settings(data_dir=data.path))
-    try:
+    with runtime.build(Settings(data_dir=data.path)) as open_runtime:
         yield open_runtime
-    finally:
-        open_runtime.close()
 
 
 def run(source: Path | str, *, name: str, data: DataDir, console: Console) -> Mapping[str, Any]:
@@ -88,6 +86,13 @@ def folder_of(name: str | None, *, data: DataDir) -> tuple[Base, Path]:
         return base, bases.fetch(base, store=open_runtime.store, cache_dir=open_runtime.cache_dir)
 
 
+def lay_out(name: str | None, folder: Path, *, data: DataDir) -> Path:
+    """Bring a base's files into `folder/<its name>`, verified; a whole copy that is there is kept."""
+    with opened(data) as open_runtime:
+        base = bases.default(name or open_runtime.settings.base, database=open_runtime.database)
+        return bundles.fetch(base.files, folder.absolute() / base.name, open_runtime.store)
+
+
 def make_admin_key(data: DataDir) -> str:
     """The data directory's admin key, made on first use."""
     return secret_file(data.admin_key_file, make=keys.new_secret())
@@ -109,8 +114,8 @@ def _convert(source: Path | str, target: Path, *, name: str, console: Console) -
         last: dict[str, Any] = {}
         for line in child.stdout or ():
             last = json.loads(line)
-            if "done_bytes" in last:
-                bar.update(task, completed=last["done_bytes"], total=last["total_bytes"])
+            if "progress" in last:
+                bar.update(task, completed=last["progress"]["done_bytes"], total=last["progress"]["total_bytes"])
     if "error" in last:
         raise Refused(last["error"]["message"], problem=last["error"])
     if child.returncode or "fingerprint" not in last:

@@ -108,8 +108,9 @@ def spec_options(arguments: list[str]) -> dict[str, Any]:
         if not word.startswith("--"):
             raise Refused(f"{word!r} belongs to no option; spec fields are written --field value.")
         name, equals, value = word.removeprefix("--").partition("=")
-        value = value if equals else next(waiting, None)
-        if value is None:
+        if not equals:
+            value = next(waiting, "")
+        if not value:
             raise Refused(f"--{name} needs a value.")
         field = name.replace("-", "_")
         spec[field] = value if _is_text(field) else _json_or_text(value)

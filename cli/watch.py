@@ -54,7 +54,7 @@ def _draw(bar: Progress, task: TaskID, job: Mapping[str, Any]) -> None:
 
 def _label(job: Mapping[str, Any]) -> str:
     reason = f" ({job['status_reason']})" if job.get("status_reason") and job["status"] == "queued" else ""
-    return (job["phase"] if job["status"] == "running" else job["status"]) + reason
+    return str(job["phase"] if job["status"] == "running" else job["status"]) + reason
 
 
 def _line(job: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from core.db.transactions import Database, connect
 from core.errors import Unavailable
 from core.services import outbox
 from core.services.jobs import Policy
+from core.services.renderers import Renderers
 from core.settings import Settings
 from core.storage.objects import Store
 from core.wake import Relay, Wake
@@ -37,6 +38,7 @@ class Runtime:
     store: Store
     relay: Relay | None
     pepper: bytes
+    renderers: Renderers
 
     @property
     def wake(self) -> Wake:
@@ -87,12 +89,14 @@ def build(settings: Settings) -> Runtime:
     database = connect(settings.sql_url())
     schema.require_current(database)
     broker_url = None if settings.broker_url is None else settings.broker_url.get_secret_value()
+    store = Store.open(settings.objects_url())
     return Runtime(
         settings=settings,
         database=database,
-        store=Store.open(settings.objects_url()),
+        store=store,
         relay=None if broker_url is None else _relay(broker_url, database),
         pepper=_pepper(settings),
+        renderers=Renderers(store=store, cache_dir=settings.data_dir.absolute() / "cache" / "texts"),
     )
 
 

@@ -291,7 +291,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _data(**facts: str | int | float | None) -> Mapping[str, str | int | float | None]:
+def _data(**facts: str | float | None) -> Mapping[str, str | int | float | None]:
     return facts
 
 

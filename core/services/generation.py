@@ -112,7 +112,9 @@ def prepare(target: Target, messages: Sequence[Message], sampling: Sampling, *, 
     room = target.base.context_length - len(ids)
     wanted = sampling.max_tokens if "max_tokens" in sampling.model_fields_set else min(sampling.max_tokens, room)
     if room < 1 or wanted > room:
-        raise PromptTooLong(_too_long(target, prompt=len(ids), wanted=wanted), param="max_tokens" if room > 0 else "messages")
+        raise PromptTooLong(
+            _too_long(target, prompt=len(ids), wanted=wanted), param="max_tokens" if room > 0 else "messages"
+        )
     return Prompt(
         target=target,
         ids=ids,
@@ -122,7 +124,9 @@ def prepare(target: Target, messages: Sequence[Message], sampling: Sampling, *, 
     )
 
 
-async def stream(prompt: Prompt, *, caller: Caller, engines: Engines, database: Database) -> AsyncGenerator[Piece, None]:
+async def stream(
+    prompt: Prompt, *, caller: Caller, engines: Engines, database: Database
+) -> AsyncGenerator[Piece, None]:
     """Give the answer as it comes; closing the iterator frees the engine's slot. What it cost is recorded at the end.
 
     Raises:
@@ -156,9 +160,7 @@ async def _pieces(prompt: Prompt, *, engines: Engines) -> AsyncGenerator[Piece, 
                 yield Piece(text=text, completion_tokens=counted, finish_reason="stop")
                 return
             if chunk.finish_reason is not None:
-                yield Piece(
-                    text=text + finder.finish(), completion_tokens=counted, finish_reason=chunk.finish_reason
-                )
+                yield Piece(text=text + finder.finish(), completion_tokens=counted, finish_reason=chunk.finish_reason)
                 return
             yield Piece(text=text, completion_tokens=counted)
     raise EngineFailed("The engine ended its answer without saying why; try again.", retry_after_s=1.0)

@@ -47,6 +47,7 @@ from core.services.attempts import (
     runnable,
     succeed,
 )
+from core.services.idempotency import Stored
 
 __all__ = [
     "Policy",
@@ -56,12 +57,14 @@ __all__ = [
     "beat",
     "cancel",
     "claim",
+    "counts",
     "enter",
     "events",
     "fail",
     "get",
     "listing",
     "metrics",
+    "name_only",
     "prune",
     "reap",
     "record",
@@ -94,10 +97,19 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """A job, and whether an earlier request with the same key made it."""
+    """A job, what its request is answered, and whether an earlier request with the same key made it.
+
+    A repeated request gets the first one's `answer`, word for word, whatever has become of the job since.
+    """
 
     job: Job
+    answer: Stored
     replayed: bool
+
+
+def name_only(job: Job) -> str:
+    """The least that an answer can say of a job; a repeated request finds the job by it."""
+    return json.dumps({"id": job.id})
 
 
 def submit(
@@ -110,6 +122,7 @@ def submit(
     policy: Policy,
     database: Database,
     wake: Callable[[str], None],
+    show: Callable[[Job], str] = name_only,
 ) -> Submitted:
     """Queue one job, or give the one this key made.
 
@@ -124,6 +137,7 @@ def submit(
         policy: Of this deployment.
         database: Where the job is put.
         wake: Told of the job once it is committed.
+        show: Writes the answer, a JSON object with the job's `id`, which is kept under the key.
 
     Raises:
         RoleTooLow: A priority above 0 from a key that is no admin.
@@ -139,17 +153,16 @@ def submit(
     with transaction(database) as tx:
         earlier = idempotency.replay(tx, project_id=caller.project_id, key=key, request_sha256=request_sha256)
         if earlier is not None:
-            return Submitted(
-                job=_explained(tx, [_found(tx, json.loads(earlier.response)["id"], caller)])[0], replayed=True
-            )
+            made = _found(tx, json.loads(earlier.response)["id"], caller)
+            return Submitted(job=_explained(tx, [made])[0], answer=earlier, replayed=True)
         job = _queued(tx, spec, sent_json, caller=caller, policy=policy)
         tx.jobs.add(job, spec_sha256=hashlib.sha256(job.spec_resolved.encode()).hexdigest())
         tx.outbox.add("wake", job_id=job.id)
-        answer = json.dumps({"id": job.id})
-        idempotency.remember(tx, project_id=caller.project_id, key=key, status=202, response=answer)
         job = _explained(tx, [job])[0]
+        answer = Stored(status=202, response=show(job))
+        idempotency.remember(tx, project_id=caller.project_id, key=key, answer=answer)
     wake(job.id)
-    return Submitted(job=job, replayed=False)
+    return Submitted(job=job, answer=answer, replayed=False)
 
 
 def get(job_id: str, *, caller: Caller, database: Database) -> Job:
@@ -196,6 +209,12 @@ def metrics(job_id: str, *, caller: Caller, database: Database) -> tuple[Metric,
     """
     with snapshot(database) as tx:
         return tx.events.metrics(_found(tx, job_id, caller).id)
+
+
+def counts(*, database: Database) -> dict[Status, int]:
+    """Count every project's jobs by stored status."""
+    with snapshot(database) as tx:
+        return tx.jobs.counts()
 
 
 def cancel(job_id: str, *, caller: Caller, database: Database) -> Job:
@@ -269,7 +288,7 @@ def _job(
         attempt=0,
         max_attempts=MAX_ATTEMPTS,
         failure=None,
-        adapter_id=None,
+        adapter=None,
         cancel_requested_at=None,
         pause_requested_at=None,
         finish_requested_at=None,

@@ -293,9 +293,16 @@ def _memory() -> MemoryStore:
 
 
 def _s3(url: str) -> S3Store:
+    # Options given here hide those of the environment, so AWS_ALLOW_HTTP would go unheard; an endpoint that is
+    # spelled http:// says as much.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     return S3Store.from_url(
         url,
-        client_options={"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)},
+        client_options={
+            "connect_timeout": timedelta(seconds=5),
+            "timeout": timedelta(seconds=60),
+            "allow_http": endpoint.startswith("http://"),
+        },
         retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
     )
 

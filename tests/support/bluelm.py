@@ -13,6 +13,8 @@ import sentencepiece
 import torch
 
 from core.domain.datasets import Turn
+from core.text.chat import Renderer
+from core.text.folders import BlueLMChat
 
 SENTENCES = (
     "今天天气很好，我们一起去公园散步吧。",
@@ -197,3 +199,9 @@ def turn(role: str, content: str, weight: float = 1.0) -> Turn:
 def processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     """Open a model with SentencePiece itself."""
     return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def chat_of(renderer: Renderer) -> BlueLMChat:
+    """Look inside a BlueLM's renderer."""
+    assert isinstance(renderer._chat, BlueLMChat)
+    return renderer._chat
