@@ -117,7 +117,7 @@ def test_a_finished_attempt_registers_one_adapter_and_leaves_no_scratch(shop: Wo
         assert child_of(stage).alive()
     ended = shop.job(job.id)
     assert ended.status is Status.SUCCEEDED
-    assert ended.adapter_id is not None
+    assert ended.adapter is not None
     assert ended.progress.step == 5
     assert shop.adapters() == 1
     assert list((shop.folder / "scratch").iterdir()) == []
