@@ -46,6 +46,7 @@ from core.services.attempts import (
     release,
     runnable,
     succeed,
+    tidy,
 )
 from core.services.idempotency import Stored
 
@@ -73,6 +74,7 @@ __all__ = [
     "runnable",
     "submit",
     "succeed",
+    "tidy",
 ]
 
 MAX_ATTEMPTS: Final = 4
