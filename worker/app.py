@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, Literal, NoReturn
+from urllib.parse import urlsplit
 
 from celery import Celery, signals
 from celery.worker import state
+from pydantic import ValidationError
 
 from core import logs, wake
 from core.domain import ids
@@ -81,8 +83,7 @@ def shift() -> Shift:
 
 def configuration() -> Mapping[str, Any]:
     """Read where the broker is; Celery asks when it starts, not when this is imported."""
-    url = Settings().broker_url
-    return wake.CONFIG if url is None else {**wake.CONFIG, "broker_url": url.get_secret_value()}
+    return {**wake.CONFIG, "broker_url": _broker_url(_settings())}
 
 
 app: Final = Celery("bluelora", include=["worker.tasks"], set_as_current=False)
@@ -142,12 +143,9 @@ def _begin(**_: object) -> None:
     logs.start()
     if os.environ.get("REMAP_SIGTERM"):
         _refuse("REMAP_SIGTERM is set: with it a stop freezes the running attempt. Unset it and start again.")
-    settings = Settings()
-    if settings.broker_url is None:
-        _refuse("BLUELORA_BROKER_URL is not set. Name a Valkey or Redis, for example redis://127.0.0.1:6379/0.")
     _install_handlers()
     try:
-        duties.append(start(settings))
+        duties.append(start(_settings()))
     except Problem as problem:
         _refuse(f"The worker can't start. {problem}")
     duties[0].begin()
@@ -177,7 +175,26 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     state.should_stop = 0
 
 
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        # Never str(error): it repeats what was set, and that may be a password.
+        faults = error.errors(include_input=False, include_url=False)
+        _refuse("; ".join(f"BLUELORA_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in faults))
+
+
+def _broker_url(settings: Settings) -> str:
+    url = settings.broker_url.get_secret_value() if settings.broker_url else ""
+    if not url:
+        _refuse("BLUELORA_BROKER_URL is not set. Name a Valkey or Redis, for example redis://127.0.0.1:6379/0.")
+    if urlsplit(url).scheme not in wake.SCHEMES:
+        _refuse(f"BLUELORA_BROKER_URL starts with one of {', '.join(f'{scheme}://' for scheme in wake.SCHEMES)}.")
+    return url
+
+
 def _refuse(why: str) -> NoReturn:
+    logs.start()
     log.critical("%s", why)
     sys.exit(REFUSED)
 

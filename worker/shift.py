@@ -69,12 +69,13 @@ class Shift:
 
         Nothing of ours survives `exec` but the process id; a new shift looks for jobs before it talks to the broker.
         """
+        idle_s = self.idle_s()
         if not self._busy.acquire(blocking=False):
             return
         if self.leaving():
             self._busy.release()
             return
-        log.warning("jobs wait and no hint has come for %.0f s: starting anew", self.idle_s())
+        log.warning("jobs wait and no hint has come for %.0f s: starting anew", idle_s)
         self._resident.stop()
         workers.leave(self.info.id, database=self.site.database)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  (our own command line)
