@@ -83,6 +83,8 @@ def environment(parent: Mapping[str, str], *, threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
+        # Spinning threads of a busy machine wait for each other: 178 s instead of 17 s for one job on two cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
 
 
