@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, Final, Literal, NoReturn
 from urllib.parse import urlsplit
@@ -26,10 +27,11 @@ from core.errors import Problem
 from core.runtime import Runtime, build
 from core.services import workers
 from core.settings import Settings
-from worker import scratch
+from worker import chores
 from worker.child import Program, Resident
 from worker.inputs import Site
 from worker.messages import Ready
+from worker.rounds import Rounds
 from worker.shift import Leaving, Shift
 from worker.sweep import Sweep
 
@@ -49,18 +51,20 @@ class Duty:
 
     runtime: Runtime
     shift: Shift
-    sweep: Sweep
+    rounds: tuple[Rounds, ...]
 
     def begin(self) -> None:
-        """Sweep and send hints; then look for jobs before the broker is asked: it may be away, and none waits for it."""
-        self.sweep.start()
+        """Go the rounds and send hints; then look for jobs before the broker is asked: it may be away, and none waits for it."""
+        for each in self.rounds:
+            each.start()
         if self.runtime.relay is not None:
             self.runtime.relay.start()
         self.shift.work()
 
     def end(self) -> None:
         """End in order."""
-        self.sweep.stop()
+        for each in self.rounds:
+            each.stop()
         self.shift.end()
         self.runtime.close()
         log.info("the worker has ended in order")
@@ -98,13 +102,9 @@ def start(settings: Settings) -> Duty:
     """
     runtime = build(settings)
     data_dir = settings.data_dir.absolute()
-    for name in scratch.sweep(data_dir / "scratch", older_than_s=2 * settings.lease_s):
-        log.info("removed what attempt %s left behind", name)
     program = Program(log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log", threads=settings.trainer_threads)
     resident = Resident(program)
     ready = resident.warm_up()
-    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
-    workers.register(info, database=runtime.database)
     site = Site(
         database=runtime.database,
         store=runtime.store,
@@ -114,8 +114,16 @@ def start(settings: Settings) -> Duty:
         heartbeat_s=settings.heartbeat_s,
         stall_s=settings.stall_s,
     )
+    chores.tidy(site)
+    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
+    workers.register(info, database=runtime.database)
     on_shift = Shift(info=info, site=site, resident=resident, leaving=leaving)
-    return Duty(runtime=runtime, shift=on_shift, sweep=Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s))
+    sweep = Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s)
+    rounds = (
+        Rounds("sweep", sweep.sweep, every_s=settings.sweep_s),
+        Rounds("chores", partial(chores.tidy, site), every_s=chores.EVERY_S),
+    )
+    return Duty(runtime=runtime, shift=on_shift, rounds=rounds)
 
 
 def describe(ready: Ready, *, bases: tuple[str, ...]) -> WorkerInfo:
