@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from core import logs, wake
 from core.domain import ids
 from core.domain.workers import BF16, WorkerInfo
-from core.errors import Problem
+from core.errors import Problem, Unavailable
 from core.runtime import Runtime, build
 from core.services import workers
 from core.settings import Settings
@@ -70,6 +70,12 @@ class Duty:
         log.info("the worker has ended in order")
 
 
+class NoSuchDevice(Unavailable):
+    """The device that the settings name is not there."""
+
+    code = "no_such_device"
+
+
 # Celery calls functions of modules, with nothing of ours in hand: this is where signals and tasks meet.
 duties: Final[list[Duty]] = []
 
@@ -98,13 +104,20 @@ def start(settings: Settings) -> Duty:
     """Build all that a worker needs, and register it.
 
     Raises:
-        Problem: The database is outdated or away, the store is away, or no trainer can be started.
+        Problem: The database is outdated or away, the store is away, or no trainer can be started on the device.
     """
     runtime = build(settings)
     data_dir = settings.data_dir.absolute()
-    program = Program(log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log", threads=settings.trainer_threads)
+    program = Program(
+        log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log",
+        threads=settings.trainer_threads,
+        gpu=settings.device != "cpu",
+    )
     resident = Resident(program)
     ready = resident.warm_up()
+    if settings.device == "cuda" and _device(ready) == "cpu":
+        resident.stop()
+        raise NoSuchDevice("BLUELORA_DEVICE is cuda, but the trainer finds no GPU; set it to auto or cpu.")
     site = Site(
         database=runtime.database,
         store=runtime.store,

@@ -4,22 +4,24 @@ import logging
 from typing import Final
 
 from core.services import attempts, datasets
-from worker import scratch
+from worker import logfiles, scratch
 from worker.inputs import Site
 
 log = logging.getLogger(__name__)
 
 EVERY_S: Final = 3600.0
+LOGS_KEPT_S: Final = 14 * 24 * 3600.0
 
 
 def tidy(site: Site) -> None:
-    """Clear away folders of dead attempts, rows that are kept for a day, and uploads that no row points to.
+    """Clear away folders of dead attempts, logs of two weeks ago, rows that are kept for a day, and uploads that no row points to.
 
     Raises:
         Unavailable: Database or store do not answer.
     """
     for name in scratch.sweep(site.scratch, older_than_s=2 * site.lease_s):
         log.info("removed what attempt %s left behind", name)
+    logfiles.forget(site.data_dir / "logs", older_than_s=LOGS_KEPT_S)
     attempts.tidy(site.database)
     removed = datasets.sweep(store=site.store, database=site.database)
     if removed:

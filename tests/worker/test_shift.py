@@ -13,6 +13,7 @@ from typing_extensions import override
 from core.domain.jobs import Status
 from core.services import workers
 from tests.support import workshops
+from tests.support.worker_processes import wait_until
 from tests.support.workshops import Workshop, a_worker
 from worker import chores
 from worker.child import Child, Program, Resident
@@ -123,27 +124,24 @@ def test_a_sweep_goes_on_beside_a_busy_worker(shop: Workshop) -> None:
             return super().for_base(fingerprint)
 
     shift = a_shift(shop, Slow(RuntimeError()))
-    shop.submit()
+    held, waiting = shop.submit(), shop.submit()
     sweep = Rounds("sweep", Sweep(shift, wake=woken.append, every_s=EVERY_S).sweep, every_s=EVERY_S)
-    sweep.start()
     at_work = threading.Thread(target=shift.work)
     at_work.start()
-    while shift.idle_s() > 0:
-        time.sleep(0.01)
-    shop.submit()
+    wait_until(lambda: shop.job(held.id).status is Status.RUNNING)
     with shop.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE workers SET last_seen = 0 WHERE id = 'wk_shift'")
         connection.exec_driver_sql("UPDATE jobs SET lease_until = 0 WHERE status = 'running'")
-    time.sleep(EVERY_S * 2 * LOST_SWEEPS + 0.3)
-    alive = [worker.id for worker in workers.alive(database=shop.database)]
-    queued = [row[0] for row in shop.database.engine.connect().exec_driver_sql("SELECT status FROM jobs")]
-    assert "wk_shift" in alive
-    assert queued == ["queued", "queued"]
+    sweep.start()
+    wait_until(lambda: "wk_shift" in {worker.id for worker in workers.alive(database=shop.database)})
+    wait_until(lambda: shop.job(held.id).status is Status.QUEUED)
+    time.sleep(EVERY_S * 2 * LOST_SWEEPS)
+    sweep.stop()
+    assert shop.job(waiting.id).attempt == 0
     assert not woken
     shift.leaving.asked = True
     release.set()
     at_work.join()
-    sweep.stop()
 
 
 def test_a_worker_that_leaves_is_shown_as_draining_and_then_forgotten(shop: Workshop) -> None:
