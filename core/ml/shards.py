@@ -38,6 +38,9 @@ READER_ERRORS: Final = (
     struct.error,
 )
 
+# Likewise for Python's zip reader, whose headers are as easily torn.
+ARCHIVE_ERRORS: Final = (zipfile.BadZipFile, *READER_ERRORS)
+
 
 class Weights:
     """The tensors of a folder by name; `files` are the shards and, where there is one, the index.
@@ -102,7 +105,7 @@ def verify_checksums(path: Path, *, read: Callable[[int], None]) -> None:
                 with archive.open(record) as file:
                     while chunk := file.read(CHUNK_BYTES):
                         read(len(chunk))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError) as error:
+    except ARCHIVE_ERRORS as error:
         raise DamagedCheckpoint(f"{path.name} fails its own checksum; download it again.") from error
 
 
@@ -159,7 +162,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, struct.error) as error:
+    except ARCHIVE_ERRORS as error:
         raise DamagedCheckpoint(
             f"{path.name} is cut off, or was saved by torch before 1.6; download it again, or save it anew."
         ) from error

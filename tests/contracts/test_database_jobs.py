@@ -426,7 +426,7 @@ class TestEnds:
             ended = world.job(job.id)
             assert (adapter.reference, adapter.job_id, adapter.kind) == (f"persona@{version}", job.id, "final")
             assert adapter.metadata == {"team": "search"}
-            assert (ended.status, ended.status_reason, ended.adapter_id) == (
+            assert (ended.status, ended.status_reason, ended.adapter and ended.adapter.id) == (
                 Status.SUCCEEDED,
                 "early_stopped",
                 adapter.id,
@@ -454,7 +454,7 @@ class TestEnds:
         with pytest.raises(JobCancelled):
             jobs.succeed(held, adapter=a_new_adapter(), reason="completed", database=world.database)
         ended = world.job(job.id)
-        assert (ended.status, ended.adapter_id) == (Status.CANCELLED, None)
+        assert (ended.status, ended.adapter) == (Status.CANCELLED, None)
 
     def test_a_success_that_was_committed_first_wins_over_cancel(self, world: World) -> None:
         job = in_status(world, Status.SUCCEEDED)

@@ -5,7 +5,13 @@ from typing import Any
 
 import httpx
 
-TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
 
 
 def problem(answer: httpx.Response, *, status: int, code: str) -> dict[str, Any]:
