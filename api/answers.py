@@ -85,14 +85,10 @@ class Answer:
     def usage(self, completion_tokens: int) -> UsageOut:
         """Count tokens."""
         read = len(self.prompt.ids)
-        return UsageOut(
-            prompt_tokens=read, completion_tokens=completion_tokens, total_tokens=read + completion_tokens
-        )
+        return UsageOut(prompt_tokens=read, completion_tokens=completion_tokens, total_tokens=read + completion_tokens)
 
 
-async def respond(
-    prompt: Prompt, pieces: Pieces, *, manner: Manner, request: Request, meters: Meters
-) -> Response:
+async def respond(prompt: Prompt, pieces: Pieces, *, manner: Manner, request: Request, meters: Meters) -> Response:
     """Answer with all of it, or begin a stream once the first piece is there: until then errors have a status."""
     answer = Answer(prompt=prompt, manner=manner)
     counted = _counted(pieces, prompt=prompt, meters=meters)

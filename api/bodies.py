@@ -208,7 +208,9 @@ class Form:
             return
         part.value += data[start:end]
         if len(part.value) > MAX_FIELD_BYTES:
-            raise MalformedForm(f"The field {part.name[:100]!r} exceeds {MAX_FIELD_BYTES} bytes.", param=part.name[:100])
+            raise MalformedForm(
+                f"The field {part.name[:100]!r} exceeds {MAX_FIELD_BYTES} bytes.", param=part.name[:100]
+            )
 
     def _end_part(self) -> None:
         part = self._open

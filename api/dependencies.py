@@ -132,6 +132,7 @@ RequestSha256 = Annotated[str, Depends(request_sha256)]
 
 def filters(
     request: Request,
+    *,
     limit: Annotated[int, Query(ge=1, le=100, description="Items a page.")] = 20,
     after: Annotated[str | None, Query(max_length=100, description="The id of the last item seen.")] = None,
     name: Annotated[str | None, Query(max_length=200)] = None,
@@ -150,9 +151,7 @@ def filters(
         elif given not in FILTERS:
             known = ", ".join((*FILTERS, "metadata[key]"))
             raise InvalidFilter(f"There is no filter {given[:60]!r}; known: {known}.", param=given[:60])
-    return Filters(
-        limit=limit, after=after, name=name, status=status, created_after=created_after, metadata=pairs
-    )
+    return Filters(limit=limit, after=after, name=name, status=status, created_after=created_after, metadata=pairs)
 
 
 FiltersDep = Annotated[Filters, Depends(filters)]

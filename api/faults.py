@@ -89,9 +89,7 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
 
 def _malformed(fault: Mapping[str, Any], *, instance: str) -> problems.ProblemOut:
     detail = f"The body is not JSON: {fault['ctx']['error']} (character {fault['loc'][-1]})."
-    return problems.lay_out(
-        status=400, code="malformed_json", title="Malformed JSON", detail=detail, instance=instance
-    )
+    return problems.lay_out(status=400, code="malformed_json", title="Malformed JSON", detail=detail, instance=instance)
 
 
 def _invalid(faults: Sequence[Mapping[str, Any]], *, instance: str) -> problems.ProblemOut:

@@ -3,15 +3,19 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 from fastapi import FastAPI
 
 from api import faults, openapi, server
+from api.finisher import Finisher
 from api.meters import Meters
 from api.middleware import BodyLimits, Exchange, Gate
 from api.routes import ROUTERS
 from core import runtime
+from core.runtime import Runtime
+from core.services import datasets, keys, validations
 from core.settings import Settings
 
 PROBES: Final = ("/healthz", "/readyz")
@@ -27,9 +31,19 @@ def create_app(settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        built = await asyncio.to_thread(runtime.build, settings)
-        app.state.runtime = built
-        yield
+        with await asyncio.to_thread(runtime.build, settings) as built:
+            await asyncio.to_thread(_seed, built)
+            finisher = Finisher(
+                finish=partial(validations.finish_pending, store=built.store, database=built.database),
+                sweep=partial(datasets.sweep, store=built.store, database=built.database),
+            )
+            finisher.start()
+            if built.relay is not None:
+                built.relay.start()
+            app.state.runtime = built
+            yield
+            await asyncio.to_thread(finisher.stop)
+            await built.engines.aclose()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.meters = Meters()
@@ -46,6 +60,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts, open_paths=PROBES)
     app.add_middleware(Exchange, meters=app.state.meters)
     return app
+
+
+def _seed(rt: Runtime) -> None:
+    """Make the text of the admin key file an admin key; it is one already at every start but the first."""
+    path = rt.settings.admin_key_file
+    if path is not None:
+        keys.seed(path.read_text().strip(), database=rt.database, pepper=rt.pepper)
 
 
 def run() -> None:

@@ -4,6 +4,7 @@ Plain ASGI, so that streams pass through untouched. Knows no route: an upload's 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -25,6 +26,10 @@ access: Final = logging.getLogger("api.access")
 log: Final = logging.getLogger("api.middleware")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 BODY_IDLE_S: Final = 30.0
+LINGER_IDLE_S: Final = 0.5
+LINGER_BYTES: Final = 16 * 2**20
+SMALL_BYTES: Final = 2**16
+"""A body up to here that nobody asked for is read and dropped, so that the connection can be used again."""
 
 
 class MisdirectedHost(Malformed):
@@ -167,34 +172,73 @@ class BodyLimits:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         limit = self.larger.get(f"{scope['method']} {scope['path']}", self.limit_bytes)
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isascii() and announced.isdigit() and int(announced) > limit:
-            response = problems.answer(_too_large(limit), instance=scope["path"])
-            response.headers["Connection"] = "close"
-            return await response(scope, receive, send)
-        await self.app(scope, _limited(receive, limit), send)
+        announced = _announced_bytes(Headers(scope=scope))
+        body = _Body(receive, send, limit=limit, announced=announced)
+        if announced is not None and announced > limit:
+            return await problems.answer(_too_large(limit), instance=scope["path"])(scope, body.receive, body.send)
+        await self.app(scope, body.receive, body.send)
         return None
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    taken, complete = 0, False
+class _Body:
+    """One request's body: counted and timed on its way in.
 
-    async def take() -> Message:
-        nonlocal taken, complete
-        if complete:  # what may follow is only the client's leaving, which no clock runs for
-            return await receive()
-        try:
-            async with asyncio.timeout(BODY_IDLE_S):
-                message = await receive()
-        except TimeoutError as error:
-            raise BodyTooSlow from error
-        taken += len(message.get("body", b""))
-        complete = not message.get("more_body", False)
-        if taken > limit:
-            raise BodyOverLimit(limit)
+    An answer that is sent before the body has come closes the connection, since what else comes is of no use; but it
+    takes in a little more first: a connection closed with unread bytes is reset, and the client may never see why.
+    """
+
+    def __init__(self, receive: Receive, send: Send, *, limit: int, announced: int | None) -> None:
+        self._receive = receive
+        self._send = send
+        self._limit = limit
+        self._announced = announced
+        self._taken = 0
+        self._is_complete = announced == 0
+
+    async def receive(self) -> Message:
+        """Take the next piece.
+
+        Raises:
+            BodyTooSlow: None came for 30 s.
+            BodyOverLimit: It goes over the limit.
+        """
+        message = await self._next(BODY_IDLE_S)
+        if self._taken > self._limit:
+            raise BodyOverLimit(self._limit)
         return message
 
-    return take
+    async def send(self, message: Message) -> None:
+        """Pass an answer on."""
+        if message["type"] == "http.response.start":
+            if not self._is_complete and self._announced is not None and self._announced <= SMALL_BYTES:
+                await self._linger()
+            if not self._is_complete:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await self._send(message)
+        elif self._is_complete or message.get("more_body", False):
+            await self._send(message)
+        else:
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _linger(self) -> None:
+        most = self._taken + LINGER_BYTES
+        with contextlib.suppress(BodyTooSlow):
+            while not self._is_complete and self._taken < most:
+                await self._next(LINGER_IDLE_S)
+
+    async def _next(self, idle_s: float) -> Message:
+        if self._is_complete:  # what may follow is only the client's leaving, which no clock runs for
+            return await self._receive()
+        try:
+            async with asyncio.timeout(idle_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise BodyTooSlow from error
+        self._taken += len(message.get("body", b""))
+        self._is_complete = not message.get("more_body", False)
+        return message
 
 
 class BodyTooSlow(HTTPException):
@@ -205,14 +249,22 @@ class BodyTooSlow(HTTPException):
 
     def __init__(self) -> None:
         detail = f"No byte of the body came for {BODY_IDLE_S:.0f} s."
-        super().__init__(408, detail, headers={"Connection": "close"})
+        super().__init__(408, detail)
 
 
 class BodyOverLimit(HTTPException):
     """A body without an announced length grew over the limit; of starlette's class for the same reason."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(413, _too_large(limit).detail, headers={"Connection": "close"})
+        super().__init__(413, _too_large(limit).detail)
+
+
+def _announced_bytes(headers: Headers) -> int | None:
+    """How long the body says it is; None where it does not say."""
+    if "transfer-encoding" in headers:
+        return None
+    given = headers.get("content-length", "0")
+    return int(given) if given.isascii() and given.isdigit() else None
 
 
 def _too_large(limit: int) -> BodyTooLarge:

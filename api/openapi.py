@@ -1,7 +1,5 @@
-"""The OpenAPI document: FastAPI's, with the one error body in it. `python -m api.openapi` prints what is committed."""
+"""The OpenAPI document: FastAPI's, with the one error body in it. `python -m tools.openapi` writes the committed one."""
 
-import json
-import sys
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,9 +21,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     """Write the document once, and give it."""
     if app.openapi_schema is None:
         written = get_openapi(title="BlueLoRA", version="1", description=DESCRIPTION, routes=app.routes)
-        _, problem = models_json_schema(
-            [(ProblemOut, "serialization")], ref_template="#/components/schemas/{model}"
-        )
+        _, problem = models_json_schema([(ProblemOut, "serialization")], ref_template="#/components/schemas/{model}")
         written["components"]["schemas"] |= problem["$defs"]
         app.openapi_schema = written
     return app.openapi_schema

@@ -6,31 +6,40 @@ Importing this starts nothing and reads nothing; `worker_init` builds what a shi
 import logging
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
+from urllib.parse import urlsplit
 
 from celery import Celery, signals
 from celery.worker import state
+from pydantic import ValidationError
 
-from core import logs, runtime, wake
+from core import logs, wake
 from core.domain import ids
 from core.domain.workers import BF16, WorkerInfo
-from core.errors import Problem
+from core.errors import Problem, Unavailable
+from core.runtime import Runtime, build
 from core.services import workers
 from core.settings import Settings
-from worker import scratch
+from worker import chores
 from worker.child import Program, Resident
 from worker.inputs import Site
 from worker.messages import Ready
+from worker.rounds import Rounds
 from worker.shift import Leaving, Shift
 from worker.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
 FLAGS: Final = ("--quiet", "worker", "--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat")
+REFUSED: Final = 78
+"""Exit code of a worker that can't start as it is configured (sysexits.h: EX_CONFIG)."""
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 leaving: Final = Leaving()
@@ -38,14 +47,36 @@ leaving: Final = Leaving()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duty:
-    """What the process has started, in the order of its ending."""
+    """What this process has started."""
 
-    sweep: Sweep
-    relay: wake.Relay
+    runtime: Runtime
     shift: Shift
+    rounds: tuple[Rounds, ...]
+
+    def begin(self) -> None:
+        """Go the rounds and send hints; then look for jobs before the broker is asked: it may be away, and none waits for it."""
+        for each in self.rounds:
+            each.start()
+        if self.runtime.relay is not None:
+            self.runtime.relay.start()
+        self.shift.work()
+
+    def end(self) -> None:
+        """End in order."""
+        for each in self.rounds:
+            each.stop()
+        self.shift.end()
+        self.runtime.close()
+        log.info("the worker has ended in order")
 
 
-# Celery's signals and tasks are module-level functions: this is where they meet. Filled once, by `worker_init`.
+class NoSuchDevice(Unavailable):
+    """The device that the settings name is not there."""
+
+    code = "no_such_device"
+
+
+# Celery calls functions of modules, with nothing of ours in hand: this is where signals and tasks meet.
 duties: Final[list[Duty]] = []
 
 
@@ -61,15 +92,11 @@ def shift() -> Shift:
 
 
 def configuration() -> Mapping[str, Any]:
-    """Read where the broker is, when Celery first asks."""
-    return wake.configuration(_settings().broker_url)
+    """Read where the broker is; Celery asks when it starts, not when this is imported."""
+    return {**wake.CONFIG, "broker_url": _broker_url(_settings())}
 
 
-def _settings() -> Settings:
-    return Settings()
-
-
-app: Final = Celery("bluelora", include=["worker.tasks"])
+app: Final = Celery("bluelora", include=["worker.tasks"], set_as_current=False)
 app.add_defaults(configuration)
 
 
@@ -77,70 +104,84 @@ def start(settings: Settings) -> Duty:
     """Build all that a worker needs, and register it.
 
     Raises:
-        Problem: The database is outdated or away, the store is away, or no trainer can be started.
+        Problem: The database is outdated or away, the store is away, or no trainer can be started on the device.
     """
-    parts = runtime.build(settings)
-    program = Program(log_path=settings.data_dir.absolute() / "logs" / "trainer.log", threads=settings.trainer_threads)
+    runtime = build(settings)
+    data_dir = settings.data_dir.absolute()
+    program = Program(
+        log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log",
+        threads=settings.trainer_threads,
+        gpu=settings.device != "cpu",
+    )
     resident = Resident(program)
     ready = resident.warm_up()
+    if settings.device == "cuda" and _device(ready) == "cpu":
+        resident.stop()
+        raise NoSuchDevice("BLUELORA_DEVICE is cuda, but the trainer finds no GPU; set it to auto or cpu.")
     site = Site(
-        database=parts.database,
-        store=parts.store,
-        data_dir=settings.data_dir.absolute(),
-        device=_device(settings, ready),
+        database=runtime.database,
+        store=runtime.store,
+        data_dir=data_dir,
+        device=_device(ready),
         lease_s=settings.lease_s,
         heartbeat_s=settings.heartbeat_s,
         stall_s=settings.stall_s,
     )
-    info = workers.register(_info(site, ready), database=parts.database)
-    for name in scratch.sweep(site.scratch, older_than_s=2 * settings.lease_s):
-        log.info("removed what attempt %s left behind", name)
+    chores.tidy(site)
+    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
+    workers.register(info, database=runtime.database)
     on_shift = Shift(info=info, site=site, resident=resident, leaving=leaving)
-    relay = parts.relay
-    return Duty(sweep=Sweep(on_shift, wake=parts.wake, every_s=settings.sweep_s), relay=relay, shift=on_shift)
+    sweep = Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s)
+    rounds = (
+        Rounds("sweep", sweep.sweep, every_s=settings.sweep_s),
+        Rounds("chores", partial(chores.tidy, site), every_s=chores.EVERY_S),
+    )
+    return Duty(runtime=runtime, shift=on_shift, rounds=rounds)
 
 
-@signals.setup_logging.connect
+def describe(ready: Ready, *, bases: tuple[str, ...]) -> WorkerInfo:
+    """Say what this worker is, by what its trainer found."""
+    return WorkerInfo(
+        id=ids.new("wk"),
+        host=socket.gethostname(),
+        device=ready.device,
+        memory_bytes=ready.memory_bytes,
+        bases=bases,
+        capabilities=("cpu",) if _device(ready) == "cpu" else ("cuda", BF16),
+        started_at=int(time.time()),
+    )
+
+
+def _device(ready: Ready) -> Literal["cpu", "cuda"]:
+    return "cpu" if ready.device == "cpu" else "cuda"
+
+
 def _keep_our_logging(**_: object) -> None:
     """Be connected: that alone keeps Celery from setting up its own."""
 
 
-@signals.worker_init.connect
 def _begin(**_: object) -> None:
     logs.start()
     if os.environ.get("REMAP_SIGTERM"):
         _refuse("REMAP_SIGTERM is set: with it a stop freezes the running attempt. Unset it and start again.")
-    settings = _settings()
-    if settings.broker_url is None:
-        _refuse("BLUELORA_BROKER_URL is not set. Name a Valkey or Redis, e.g. redis://127.0.0.1:6379/0.")
     _install_handlers()
     try:
-        duty = start(settings)
+        duties.append(start(_settings()))
     except Problem as problem:
-        _refuse(f"The worker can't start: {problem}")
-    duties.append(duty)
-    duty.sweep.start()
-    duty.relay.start()
-    # Before the broker is asked: it may be away, and jobs don't wait for it.
-    duty.shift.work()
+        _refuse(f"The worker can't start. {problem}")
+    duties[0].begin()
     if leaving():
         _end()
         sys.exit(0)
 
 
-@signals.worker_ready.connect
-def _take_over_handlers(**_: object) -> None:
+def _take_signals_over(**_: object) -> None:
     _install_handlers()
 
 
-@signals.worker_shutdown.connect
 def _end(**_: object) -> None:
     if duties:
-        duty = duties.pop()
-        duty.sweep.stop()
-        duty.relay.stop()
-        duty.shift.end()
-        log.info("the worker has ended in order")
+        duties.pop().end()
 
 
 def _install_handlers() -> None:
@@ -150,11 +191,37 @@ def _install_handlers() -> None:
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    # No lock, no log: a handler runs between any two instructions of the main thread.
+    # No lock and no log: a handler runs between any two instructions of the main thread.
     leaving.asked = True
     state.should_stop = 0
 
 
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        # Never str(error): it repeats what was set, and that may be a password.
+        faults = error.errors(include_input=False, include_url=False)
+        _refuse("; ".join(f"BLUELORA_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in faults))
+
+
+def _broker_url(settings: Settings) -> str:
+    url = settings.broker_url.get_secret_value() if settings.broker_url else ""
+    if not url:
+        _refuse("BLUELORA_BROKER_URL is not set. Name a Valkey or Redis, for example redis://127.0.0.1:6379/0.")
+    if urlsplit(url).scheme not in wake.SCHEMES:
+        _refuse(f"BLUELORA_BROKER_URL starts with one of {', '.join(f'{scheme}://' for scheme in wake.SCHEMES)}.")
+    return url
+
+
 def _refuse(why: str) -> NoReturn:
+    logs.start()
     log.critical("%s", why)
-    sys.exit(3)
+    sys.exit(REFUSED)
+
+
+# As calls, since a decorator without types would take the types off what it decorates.
+signals.setup_logging.connect(_keep_our_logging)
+signals.worker_init.connect(_begin)
+signals.worker_ready.connect(_take_signals_over)
+signals.worker_shutdown.connect(_end)

@@ -60,7 +60,7 @@ def prepare(claim: Claim, folder: Path, *, site: Site, lease: Lease) -> messages
     """
     spec = TrainSpec.model_validate_json(claim.job.spec_resolved)
     base = bases.get(claim.job.base_id, database=site.database)
-    base_dir = bundles.fetch(base.files, site.bases / base.fingerprint, site.store)
+    base_dir = bases.fetch(base, store=site.store, cache_dir=site.bases)
     lease.check()
     dataset = _dataset(claim, claim.job.dataset_id, folder / "dataset", site=site)
     validation = None

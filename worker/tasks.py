@@ -4,7 +4,9 @@ from core import wake
 from worker import app
 
 
-@app.app.task(name=wake.TASK)
 def look(job_id: str) -> None:  # noqa: ARG001  (which job was hinted at does not matter: the claim decides)
     """Run what can be run."""
     app.shift().work()
+
+
+app.app.task(name=wake.TASK)(look)

@@ -52,9 +52,7 @@ def delete(adapter: Id, caller: Writes, rt: RuntimeDep) -> DeletedOut:
     return DeletedOut(id=gone.id, object="adapter")
 
 
-@router.put(
-    "/{name}/aliases/{alias}", summary="Move an alias", responses=problems(AdapterNotFound, InvalidReference)
-)
+@router.put("/{name}/aliases/{alias}", summary="Move an alias", responses=problems(AdapterNotFound, InvalidReference))
 def put_alias(
     name: Id,
     alias: Id,
@@ -64,9 +62,7 @@ def put_alias(
 ) -> AdapterOut:
     """Make `name@alias` mean one version from now on; requests see the old or the new one, never neither."""
     reference = f"{name}@{target.version}"
-    return AdapterOut.of(
-        adapters.put_alias(name, alias, reference=reference, caller=caller, database=rt.database)
-    )
+    return AdapterOut.of(adapters.put_alias(name, alias, reference=reference, caller=caller, database=rt.database))
 
 
 @router.delete("/{name}/aliases/{alias}", summary="Remove an alias", responses=problems(AdapterNotFound))

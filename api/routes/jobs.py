@@ -7,14 +7,18 @@ from fastapi import APIRouter, Body, Query, Response
 from api.bodies import StrictRoute
 from api.dependencies import FiltersDep, Id, Key, Reads, RequestSha256, RuntimeDep, SentJson, Writes
 from api.problems import problems
+from api.routes.created import created
 from api.schemas.jobs import EventOut, JobOut, MetricOut
 from api.schemas.lists import ListOut, listed
+from core.domain.adapters import NameTaken
 from core.domain.bases import BaseNotFound
-from core.domain.datasets import DatasetNotFound, DatasetNotReady
-from core.domain.jobs import JobAlreadyFinished, JobNotFound
+from core.domain.datasets import DatasetNotFound, DatasetNotReady, InvalidDataset
+from core.domain.jobs import Job, JobAlreadyFinished, JobNotFound
+from core.domain.keys import RoleTooLow
 from core.domain.pages import InvalidFilter, Page, UnknownCursor
 from core.domain.training import InvalidSpec, TrainSpec
 from core.services import jobs
+from core.services.idempotency import KeyInFlight, KeyReused
 
 router: Final = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 EXAMPLES: Final[dict[str, Any]] = {
@@ -29,11 +33,26 @@ EXAMPLES: Final[dict[str, Any]] = {
 }
 
 
+REFUSALS: Final = (
+    DatasetNotFound,
+    DatasetNotReady,
+    InvalidDataset,
+    BaseNotFound,
+    InvalidSpec,
+    NameTaken,
+    RoleTooLow,
+    jobs.TooManyJobs,
+    KeyReused,
+    KeyInFlight,
+)
+
+
 @router.post(
     "",
     status_code=202,
     summary="Start a job",
-    responses=problems(DatasetNotFound, DatasetNotReady, BaseNotFound, InvalidSpec),
+    response_model=JobOut,
+    responses=problems(*REFUSALS),
 )
 def create(
     spec: Annotated[TrainSpec, Body(openapi_examples=EXAMPLES)],
@@ -42,8 +61,7 @@ def create(
     request_sha256: RequestSha256,
     caller: Writes,
     rt: RuntimeDep,
-    response: Response,
-) -> JobOut:
+) -> Response:
     """Queue one LoRA training; what can be known before a GPU is touched is checked now.
 
     Only `dataset` and `name` are needed: every other field has the tutorial's value, or the preset's. The answer has
@@ -55,14 +73,12 @@ def create(
         caller=caller,
         key=key,
         request_sha256=request_sha256,
-        policy=_policy(rt),
+        policy=rt.policy,
         database=rt.database,
         wake=rt.wake,
+        show=_shown,
     )
-    response.headers["Location"] = f"/jobs/{submitted.job.id}"
-    if submitted.replayed:
-        response.headers["Idempotency-Replayed"] = "true"
-    return JobOut.of(submitted.job)
+    return created(submitted.answer, location=f"/jobs/{submitted.job.id}", replayed=submitted.replayed)
 
 
 @router.get("", summary="List jobs", responses=problems(UnknownCursor, InvalidFilter))
@@ -97,7 +113,9 @@ def metrics(job: Id, caller: Reads, rt: RuntimeDep) -> ListOut[MetricOut]:
     return listed(MetricOut, Page(measured, has_more=False))
 
 
-@router.post("/{job}/cancel", status_code=202, summary="Cancel a job", responses=problems(JobNotFound, JobAlreadyFinished))
+@router.post(
+    "/{job}/cancel", status_code=202, summary="Cancel a job", responses=problems(JobNotFound, JobAlreadyFinished)
+)
 def cancel(job: Id, caller: Writes, rt: RuntimeDep) -> JobOut:
     """Ask that a job stops; asking again changes nothing.
 
@@ -105,3 +123,7 @@ def cancel(job: Id, caller: Writes, rt: RuntimeDep) -> JobOut:
     end, within two heartbeats.
     """
     return JobOut.of(jobs.cancel(job, caller=caller, database=rt.database))
+
+
+def _shown(job: Job) -> str:
+    return JobOut.of(job).model_dump_json()

@@ -77,6 +77,4 @@ def _shown(target: Target, *, owner: str) -> ModelOut:
     base, adapter = target.base, target.adapter
     if adapter is None:
         return ModelOut(id=base.name, created=base.created_at, owned_by="bluelora", root=base.name, parent=None)
-    return ModelOut(
-        id=adapter.reference, created=adapter.created_at, owned_by=owner, root=base.name, parent=base.name
-    )
+    return ModelOut(id=adapter.reference, created=adapter.created_at, owned_by=owner, root=base.name, parent=base.name)

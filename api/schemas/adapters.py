@@ -1,7 +1,7 @@
 """Adapters and bases on the wire."""
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue, field_validator
 
@@ -47,7 +47,7 @@ class AdapterDetailOut(AdapterOut):
 
     @field_validator("manifest", mode="before")
     @classmethod
-    def _read(cls, text: object) -> object:
+    def _read(cls, text: Any) -> Any:  # noqa: ANN401  (a JSON text, or what it says)
         return json.loads(text) if isinstance(text, str) else text
 
 

@@ -98,8 +98,9 @@ class ChatMessage(Written):
     def _join_parts(cls, content: Any) -> Any:  # noqa: ANN401  (whatever was sent)
         if not isinstance(content, list):
             return content
-        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        if len(texts) != len(content) or not all(isinstance(text, str) for text in texts):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+        if len(texts) != len(content):
             raise PydanticCustomError("unsupported_parameter", "content takes a text or parts of type text")
         return "".join(texts)
 
@@ -258,4 +259,4 @@ def _without_nulls(data: Any) -> Any:  # noqa: ANN401  (whatever was sent)
 
 
 def _fault(code: str, field: str, message: str) -> PydanticCustomError:
-    return PydanticCustomError(code, "{text}", {"text": message, "name": field})  # type: ignore[type-var]
+    return PydanticCustomError(code, "{text}", {"text": message, "name": field})

@@ -1,10 +1,9 @@
 """Jobs, their events and their metrics on the wire."""
 
 import json
-from typing import Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, JsonValue
-from typing_extensions import override
+from pydantic import Field, JsonValue, computed_field, field_validator
 
 from api.schemas.adapters import AdapterRefOut
 from api.schemas.lists import Out
@@ -51,8 +50,8 @@ class JobOut(Out):
     base: str = Field(validation_alias="base_id")
     dataset: str = Field(validation_alias="dataset_id")
     validation_dataset: str | None = Field(validation_alias="validation_dataset_id")
-    spec: dict[str, JsonValue]
-    resolved_spec: TrainSpec
+    spec: dict[str, JsonValue] = Field(validation_alias="spec_sent")
+    resolved_spec: TrainSpec = Field(validation_alias="spec_resolved")
     priority: int
     metadata: dict[str, str]
     created_by: str
@@ -61,11 +60,20 @@ class JobOut(Out):
     ended_at: int | None
     cancel_requested_at: int | None
 
+    @field_validator("spec", mode="before")
+    @classmethod
+    def _read_sent(cls, text: Any) -> Any:  # noqa: ANN401  (a JSON text, or what it says)
+        return json.loads(text) if isinstance(text, str) else text
+
+    @field_validator("resolved_spec", mode="before")
+    @classmethod
+    def _read_resolved(cls, text: Any) -> Any:  # noqa: ANN401  (a JSON text, or what it says)
+        return TrainSpec.model_validate_json(text) if isinstance(text, str) else text
+
 
 class EventOut(Out):
     """One line of a job's log; `seq` counts from 1 without gaps."""
 
-    id: str
     object: Literal["job.event"] = "job.event"
     job: str = Field(validation_alias="job_id")
     seq: int
@@ -74,6 +82,12 @@ class EventOut(Out):
     message: str
     data: dict[str, JsonValue]
     created_at: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def id(self) -> str:
+        """The number as an id, which sorts as it does."""
+        return f"ev_{self.seq:06d}"
 
 
 class MetricOut(Out):

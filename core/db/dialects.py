@@ -23,7 +23,8 @@ def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) 
     On PostgreSQL this waits for another transaction that holds the same key.
     """
     statement = upsert(connection, table).values(**values).on_conflict_do_nothing()
-    return connection.execute(statement).rowcount == 1
+    # For an INSERT SQLAlchemy closes the cursor before anyone can ask for its count, unless told to keep it.
+    return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
 
 
 def has_pairs(
@@ -33,6 +34,6 @@ def has_pairs(
     entries = func.json_each if is_sqlite(connection) else func.json_each_text
     conditions: list[ColumnElement[bool]] = []
     for key, value in pairs.items():
-        entry = entries(column).table_valued("key", "value", joins_implicitly=True).render_derived(with_types=False)
+        entry = entries(column).table_valued("key", "value", joins_implicitly=True)
         conditions.append(exists().where(entry.c.key == literal(key), entry.c.value == literal(value)))
     return conditions

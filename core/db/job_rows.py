@@ -6,20 +6,22 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, Select, and_, select
 
 from core.db import tables
-from core.domain.jobs import Failure, FailureClass, Job, JobProgress, Phase, Status
+from core.domain.jobs import Failure, FailureClass, Job, JobProgress, MadeAdapter, Phase, Status
 
 _t: Final = tables.jobs
-_final: Final = (
-    select(tables.adapters.c.id)
-    .where(tables.adapters.c.job_id == _t.c.id, tables.adapters.c.kind == "final")
-    .scalar_subquery()
-    .label("adapter_id")
+_a: Final = tables.adapters
+_made: Final = (
+    _a.c.id.label("adapter_id"),
+    _a.c.name.label("adapter_name"),
+    _a.c.version.label("adapter_version"),
+    _a.c.manifest_sha256.label("adapter_sha256"),
 )
 
 
 def visible(project_id: str | None) -> Select[Any]:
     """Select jobs that are not deleted, of one project or of all, with the adapter each made."""
-    rows = select(_t, _final).where(_t.c.deleted_at.is_(None))
+    final = and_(_a.c.job_id == _t.c.id, _a.c.kind == "final")
+    rows = select(_t, *_made).select_from(_t.outerjoin(_a, final)).where(_t.c.deleted_at.is_(None))
     return rows if project_id is None else rows.where(_t.c.project_id == project_id)
 
 
@@ -36,7 +38,7 @@ def shown_as(status: str) -> ColumnElement[bool]:
 def columns(job: Job) -> dict[str, Any]:
     """Give the columns that a job's value fills."""
     values = asdict(job)
-    del values["adapter_id"]
+    del values["adapter"]
     return values | {"metadata": dict(job.metadata), "status": job.status.value, "phase": job.phase.value}
 
 
@@ -63,7 +65,7 @@ def job(row: Row[Any]) -> Job:
         refunds=row.refunds,
         max_attempts=row.max_attempts,
         failure=None if row.failure is None else _failure(row.failure),
-        adapter_id=row.adapter_id,
+        adapter=None if row.adapter_id is None else _adapter(row),
         cancel_requested_at=row.cancel_requested_at,
         pause_requested_at=row.pause_requested_at,
         finish_requested_at=row.finish_requested_at,
@@ -71,6 +73,10 @@ def job(row: Row[Any]) -> Job:
         started_at=row.started_at,
         ended_at=row.ended_at,
     )
+
+
+def _adapter(row: Row[Any]) -> MadeAdapter:
+    return MadeAdapter(id=row.adapter_id, name=row.adapter_name, version=row.adapter_version, sha256=row.adapter_sha256)
 
 
 def _failure(kept: dict[str, Any]) -> Failure:

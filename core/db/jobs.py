@@ -114,6 +114,12 @@ class Jobs:
         """Say whether a job that has not ended will give its adapter this name, in whatever project."""
         return self._any(_t.c.name == name, _OPEN)
 
+    def counts(self) -> dict[Status, int]:
+        """Count every project's jobs by status."""
+        rows = select(_t.c.status, func.count()).where(_t.c.deleted_at.is_(None)).group_by(_t.c.status)
+        found = {Status(row[0]): int(row[1]) for row in self.connection.execute(rows)}
+        return {status: found.get(status, 0) for status in Status}
+
     def move(self, job: Job, move: Move) -> Job:
         """Write one change of status and its event.
 

@@ -111,6 +111,16 @@ class JobProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MadeAdapter:
+    """The final adapter of a job: enough to name it and to tell it from any other."""
+
+    id: str
+    name: str
+    version: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One asked-for training, as stored. Times are Unix seconds.
 
@@ -139,7 +149,7 @@ class Job:
     refunds: int = 0
     max_attempts: int
     failure: Failure | None
-    adapter_id: str | None
+    adapter: MadeAdapter | None
     cancel_requested_at: int | None
     pause_requested_at: int | None
     finish_requested_at: int | None

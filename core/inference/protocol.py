@@ -11,10 +11,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class StreamOptions(BaseModel):
+    """What a stream tells besides tokens: with `include_usage`, a last chunk without choices."""
+
+    model_config = ConfigDict(frozen=True)
+
+    include_usage: bool = False
+
+
 class CompletionRequest(BaseModel):
     """Body of `POST /v1/completions`. `model` is the base's served name or a loaded adapter's name."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     prompt: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -23,8 +31,9 @@ class CompletionRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: int = 0
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stream: bool = False
+    stream_options: StreamOptions | None = None
     return_token_ids: bool = True
 
 
@@ -37,7 +46,7 @@ class Usage(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """One (and the only) choice; in a stream, the tokens since the last chunk."""
+    """One (and the only) choice; in a stream, the tokens since the last chunk, `</s>` included but not in `text`."""
 
     index: int = 0
     text: str = ""
@@ -91,4 +100,11 @@ class EngineError(BaseModel):
 
     message: str
     type: str = "error"
+    param: str | None = None
     code: int | str | None = None
+
+
+class EngineFailure(BaseModel):
+    """Body of a failed answer or, in a stream that has begun, its last chunk."""
+
+    error: EngineError

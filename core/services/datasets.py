@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,50 +17,71 @@ from core.domain.keys import Caller
 from core.domain.pages import Filters, InvalidFilter, Page, cursor
 from core.errors import Problem, Unavailable
 from core.services import idempotency, uploads
+from core.services.idempotency import Stored
 from core.services.uploads import Arrived, Upload, UploadLimits
 from core.storage.objects import ObjectMissing, Store
 
 SHOWN: Final = frozenset({"processing", "ready", "invalid"})
 CREATED: Final = 201
+PENDING: Final = 202
 FOUND: Final = 200
-"""What idempotency remembers of a create."""
 ORPHAN_AGE: Final = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """A data set, and whether this call made it (`replayed`: an earlier call with the same key did)."""
+    """A data set, what its request is answered, and whether an earlier request with the same key made it.
+
+    The answer's status is 201 for a new data set, 200 for one that was there, 202 for one still `processing`. A
+    repeated request gets the first one's answer, word for word.
+    """
 
     dataset: Dataset
+    answer: Stored
     created: bool
     replayed: bool = False
+
+
+def name_only(dataset: Dataset) -> str:
+    """The least that an answer can say of a data set; a repeated request finds it by that."""
+    return json.dumps({"id": dataset.id})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Offer:
     """Stored bytes that ask for a row."""
 
-    name: str
-    upload: Upload
     arrived: Arrived
     caller: Caller
     key: str | None
+    show: Callable[[Dataset], str]
 
 
 async def receive(
     chunks: AsyncIterator[bytes],
     *,
-    upload: Upload,
+    upload: Upload | Callable[[], Upload],
     caller: Caller,
     key: str | None,
     store: Store,
     database: Database,
     limits: UploadLimits,
+    show: Callable[[Dataset], str] = name_only,
 ) -> Registered:
     """Take in one file: stored, hashed and inspected while it arrives, then made a data set.
 
     The row comes last, so that rows always point to bytes. Equal bytes under one name are the version that is
     there; new bytes are the name's next version. One that could not be inspected in time is `processing`.
+
+    Args:
+        chunks: The file's bytes.
+        upload: What the file is or, since a form may say so after the bytes, a call that tells once they have come.
+        caller: Whose data set it becomes.
+        key: The Idempotency-Key, if one came.
+        store: Where the bytes go.
+        database: Where the row goes.
+        limits: Of size and time.
+        show: Writes the answer, a JSON object with the data set's `id`, which is kept under the key.
 
     Raises:
         InvalidDataset: The file can't be trained on; nothing is stored.
@@ -71,11 +92,13 @@ async def receive(
         StorageFull: No room.
         Unavailable: The store, the database or the inspecting process does not answer.
     """
-    name = uploads.name_of(upload)
-    arrived = await uploads.take_in(chunks, upload=upload, store=store, limits=limits)
+    if isinstance(upload, Upload):
+        uploads.name_of(upload)
+    describe = (lambda: upload) if isinstance(upload, Upload) else upload
+    arrived = await uploads.take_in(chunks, describe=describe, store=store, limits=limits)
     # A caller who hangs up here does not stop the thread, so the bytes stay: either a row holds them, or a sweep
     # takes them in a day.
-    offer = _Offer(name=name, upload=upload, arrived=arrived, caller=caller, key=key)
+    offer = _Offer(arrived=arrived, caller=caller, key=key, show=show)
     return await asyncio.to_thread(_register, offer, store, database)
 
 
@@ -152,8 +175,8 @@ def fetch_to(dataset: Dataset, path: Path, store: Store) -> Path:
 
 
 def sweep(*, store: Store, database: Database, older_than: timedelta = ORPHAN_AGE) -> int:
-    """Remove uploaded objects that no row points to, left by a crash between the bytes and the row."""
-    removed = 0
+    """Remove uploaded bytes that no row points to, left by a crash before the row; gives how many objects."""
+    removed = store.drop_scratch(older_than=older_than)
     batch: list[str] = []
     for key in store.older_than(older_than, prefix="blobs"):
         batch.append(key)
@@ -190,14 +213,15 @@ def _registered(tx: Transaction, offer: _Offer) -> Registered:
     project_id, received = offer.caller.project_id, offer.arrived.received
     earlier = idempotency.replay(tx, project_id=project_id, key=offer.key, request_sha256=_request_sha256(offer))
     if earlier is not None:
-        dataset = _found(tx, earlier.response, offer.caller)
-        return Registered(dataset=dataset, created=earlier.status == CREATED, replayed=True)
+        dataset = _found(tx, json.loads(earlier.response)["id"], offer.caller)
+        return Registered(dataset=dataset, answer=earlier, created=earlier.status != FOUND, replayed=True)
     tx.datasets.lock_names(project_id)
-    there = tx.datasets.same(offer.name, received.sha256, project_id=project_id)
+    there = tx.datasets.same(offer.arrived.name, received.sha256, project_id=project_id)
     dataset = there or tx.datasets.add(_row(offer, object_key=tx.datasets.object_of(received.sha256) or received.key))
-    status = CREATED if there is None else FOUND
-    idempotency.remember(tx, project_id=project_id, key=offer.key, status=status, response=dataset.id)
-    return Registered(dataset=dataset, created=there is None)
+    status = PENDING if dataset.status == "processing" else CREATED if there is None else FOUND
+    answer = Stored(status=status, response=offer.show(dataset))
+    idempotency.remember(tx, project_id=project_id, key=offer.key, answer=answer)
+    return Registered(dataset=dataset, answer=answer, created=there is None)
 
 
 def _row(offer: _Offer, *, object_key: str) -> Dataset:
@@ -206,15 +230,15 @@ def _row(offer: _Offer, *, object_key: str) -> Dataset:
         id=ids.new("ds"),
         project_id=offer.caller.project_id,
         created_by=offer.caller.key_id,
-        name=offer.name,
+        name=offer.arrived.name,
         version=0,
         status="processing" if inspection is None else "ready",
-        filename=uploads.display_name(offer.upload.filename),
+        filename=uploads.display_name(offer.arrived.upload.filename),
         sha256=received.sha256,
         bytes=received.bytes,
         summary=None if inspection is None else inspection.summary,
         findings=() if inspection is None else inspection.findings,
-        metadata=dict(offer.upload.metadata),
+        metadata=dict(offer.arrived.upload.metadata),
         created_at=wall(),
         object_key=object_key,
     )
@@ -223,8 +247,8 @@ def _row(offer: _Offer, *, object_key: str) -> Dataset:
 def _request_sha256(offer: _Offer) -> str:
     said = {
         "route": "POST /datasets",
-        "name": offer.name,
-        "metadata": dict(offer.upload.metadata),
+        "name": offer.arrived.name,
+        "metadata": dict(offer.arrived.upload.metadata),
         "sha256": offer.arrived.received.sha256,
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -21,7 +21,7 @@ class KeyInFlight(Conflict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What the first request was answered: its HTTP status, and a text that its service understands."""
+    """What a request was answered: its HTTP status and body; the service that made the thing can read its id there."""
 
     status: int
     response: str
@@ -55,10 +55,10 @@ def replay(tx: Transaction, *, project_id: str, key: str | None, request_sha256:
     return Stored(status=row.status, response=row.response)
 
 
-def remember(tx: Transaction, *, project_id: str, key: str | None, status: int, response: str) -> None:
+def remember(tx: Transaction, *, project_id: str, key: str | None, answer: Stored) -> None:
     """Keep the answer for whoever comes with the same key within a day."""
     if key is not None:
-        tx.idempotency.finish(key, project_id=project_id, status=status, response=response)
+        tx.idempotency.finish(key, project_id=project_id, status=answer.status, response=answer.response)
 
 
 def _in_flight() -> KeyInFlight:

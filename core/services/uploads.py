@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hmac
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
@@ -53,8 +53,10 @@ class UploadLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """A stored file; `inspection` is None when it was not done in time."""
+    """A stored file, named; `inspection` is None when it was not done in time."""
 
+    name: str
+    upload: Upload
     received: Received
     inspection: Inspection | None
 
@@ -63,10 +65,19 @@ class _SeenEnough(Exception):
     """The inspector refused the file before all of it had come."""
 
 
-async def take_in(chunks: AsyncIterator[bytes], *, upload: Upload, store: Store, limits: UploadLimits) -> Arrived:
+async def take_in(
+    chunks: AsyncIterator[bytes], *, describe: Callable[[], Upload], store: Store, limits: UploadLimits
+) -> Arrived:
     """Store and inspect a stream. Unless this returns, nothing is kept.
 
+    Args:
+        chunks: The file's bytes.
+        describe: Says what the file is; asked once all of it has come, as a form may name a file after its bytes.
+        store: Where the bytes go.
+        limits: Of size and time.
+
     Raises:
+        InvalidDatasetName: The name can't be one.
         InvalidDataset: The file can't be trained on; raised before its end if that is plain.
         DatasetTooLarge: It is larger than the limit.
         ChecksumMismatch: It is not what the caller meant to send.
@@ -84,11 +95,13 @@ async def take_in(chunks: AsyncIterator[bytes], *, upload: Upload, store: Store,
         finally:
             await watched.aclose()
         async with dropped_on_error(received.key, store):
+            upload = describe()
+            name = name_of(upload)
             _check_sum(upload, received)
             inspection = await inspector.outcome(patience_s=limits.validation_wait_s)
             if inspection is not None and not inspection.is_acceptable:
                 raise refusal(inspection)
-        return Arrived(received=received, inspection=inspection)
+        return Arrived(name=name, upload=upload, received=received, inspection=inspection)
 
 
 @contextlib.asynccontextmanager

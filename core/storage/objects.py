@@ -208,6 +208,16 @@ class Store:
             for batch in obstore.list(self.backend, prefix=prefix):
                 yield from (entry["path"] for entry in batch if entry["last_modified"] < before)
 
+    def drop_scratch(self, *, older_than: timedelta) -> int:
+        """Remove what streams of killed processes left in a folder, which no listing shows; gives how many."""
+        if self.folder is None:
+            return 0
+        before = datetime.now(UTC).timestamp() - older_than.total_seconds()
+        stale = [path for path in self.folder.glob("*/*#*") if path.stat().st_mtime < before]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
     def check(self) -> None:
         """Say whether the store can take bytes, at the cost of one small request.
 
@@ -293,9 +303,16 @@ def _memory() -> MemoryStore:
 
 
 def _s3(url: str) -> S3Store:
+    # Options given here hide those of the environment, so AWS_ALLOW_HTTP would go unheard; an endpoint that is
+    # spelled http:// says as much.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     return S3Store.from_url(
         url,
-        client_options={"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)},
+        client_options={
+            "connect_timeout": timedelta(seconds=5),
+            "timeout": timedelta(seconds=60),
+            "allow_http": endpoint.startswith("http://"),
+        },
         retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
     )
 

@@ -56,18 +56,10 @@ class Postgres:
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
 
-    def drop(self, name: str) -> None:
-        """Remove a database, whoever is connected."""
-        self._execute(f"DROP DATABASE {name} WITH (FORCE)")
-
     def close(self) -> None:
         """Stop the server and remove its files."""
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(10)
+        self.process.send_signal(signal.SIGQUIT)  # no tidy end for what is thrown away
+        self.process.wait(10)
         self._log.close()
         shutil.rmtree(self.folder)
 
@@ -76,7 +68,7 @@ class Postgres:
             connection.execute(statement.encode())
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [self._bin / program, *arguments]
+        command = [str(self._bin / program), *arguments]
         subprocess.run(command, check=True, stdout=self._log, stderr=self._log, user=self._owner, group=self._owner)
 
     def _wait(self) -> None:

@@ -84,15 +84,21 @@ class Attempt:
         )
         self.pipe.say(messages.Told(event=event))
 
-    def finish(self, reason: str = "completed", break_it: str = "") -> None:
+    def finish(self, reason: Any = "completed", break_it: str = "") -> None:
         folder = self.output / "adapter"
         self.fill(folder)
         bundles.seal(folder, self.facts())
         if break_it:
             (folder / break_it).write_bytes(b"rotten")
         self.pipe.say(
-            messages.Finished(bundle_dir=str(folder), step=self.step, trained_tokens=self.step * 10, reason=reason)  # type: ignore[arg-type]
+            messages.Finished(bundle_dir=str(folder), step=self.step, trained_tokens=self.step * 10, reason=reason)
         )
+
+    def finish_unexplained(self) -> None:
+        folder = self.output / "adapter"
+        self.fill(folder)
+        bundles.seal(folder, {})
+        self.pipe.say(messages.Finished(bundle_dir=str(folder), step=1, trained_tokens=1, reason="completed"))
 
     def finish_elsewhere(self) -> None:
         self.pipe.say(messages.Finished(bundle_dir="/", step=1, trained_tokens=1, reason="completed"))

@@ -1,4 +1,4 @@
-"""A small shop for the worker's tests: a migrated database, a file store, a base, a data set, a caller."""
+"""A workshop for the worker's tests: a migrated database, a file store, a base, a data set, a caller."""
 
 import asyncio
 import hashlib
@@ -19,6 +19,7 @@ from core.services import adapters, bases, datasets, jobs, keys, workers
 from core.services.uploads import Upload, UploadLimits
 from core.storage import bundles
 from core.storage.objects import Store
+from core.text.chat import Renderer
 
 PEPPER = b"pepper"
 SECRET = "s" * 40
@@ -115,8 +116,6 @@ def template_hash(base_dir: Path) -> str:
     """The hash of a base's chat format; a scripted trainer's base has none and needs none."""
     if not (base_dir / "tokenizer.json").exists():
         return "t" * 64
-    from core.text.chat import Renderer
-
     return Renderer.load(base_dir).template_hash
 
 

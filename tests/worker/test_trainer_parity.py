@@ -13,7 +13,7 @@ from core.text.examples import Example
 from tests.support import tiny_base
 from tests.support import training as t
 from worker.trainer import data
-from worker.trainer.rows import batch, row
+from worker.trainer.rows import MICRO_BATCH_TOKENS, batch, row
 from worker.trainer.wishes import Wishes
 
 BATCH = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
@@ -100,13 +100,30 @@ def test_a_step_is_split_into_micro_batches_without_losing_or_reordering_samples
         assert micro.input_ids_T[micro.predictors_N + 1].tolist() == micro.targets_N.tolist()
 
 
-def test_micro_batches_change_no_loss(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = t.write(tmp_path, t.rows(12))
-    given = t.spec(**BATCH, max_steps=4, lora_dropout=0.0)
-    _, whole = t.train(t.run(base, path, tmp_path / "whole", given))
-    monkeypatch.setattr(batch, "__kwdefaults__", {"max_tokens": 40})
-    _, split = t.train(t.run(base, path, tmp_path / "split", given))
-    assert split.losses == pytest.approx(whole.losses, rel=1e-5)
+def test_a_step_of_several_micro_batches_loses_what_a_padded_step_loses(base: Path, tmp_path: Path) -> None:
+    path = t.write(tmp_path, t.rows(150))
+    examples = _examples(base, path)
+    assert sum(len(one) for one in examples) * 120 / len(examples) > MICRO_BATCH_TOKENS
+    given = t.spec(per_device_train_batch_size=30, gradient_accumulation_steps=4, max_steps=2, lora_dropout=0.0)
+    _, heard = t.train(t.run(base, path, tmp_path / "out", given))
+    peer = notebook.trainer(
+        tiny_base.model(),
+        [Sample(input_ids=one.input_ids, labels=one.labels) for one in examples],
+        folder=tmp_path / "peer",
+        device="cpu",
+        seed=given.seed,
+        max_steps=2,
+        dropout=0.0,
+        batch=30,
+        accumulation=4,
+        checkpointing=False,
+        logging_steps=1,
+    )
+    peer.args.learning_rate = given.learning_rate
+    peer.train()
+    assert heard.losses == pytest.approx(
+        [entry["loss"] for entry in peer.state.log_history if "loss" in entry], rel=1e-4
+    )
 
 
 def test_the_persona_and_the_mask_are_the_tutorials(base: Path, tmp_path: Path) -> None:

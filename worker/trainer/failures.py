@@ -16,6 +16,7 @@ DISK_FULL_WORDS: Final = (
     "os error 122",
     "No space left on device",
     "PytorchStreamWriter failed writing",
+    "] . unexpected pos ",
 )
 
 

@@ -1,0 +1,162 @@
+"""Every way a file can be wrong that we know of, with the code, line and field its owner is told."""
+
+import json
+from typing import NamedTuple
+
+import pytest
+
+from core.domain import inspections
+from core.domain.containers import MAX_ROW_BYTES
+from tests.support.streams import cut
+
+GOOD = b'{"instruction": "a", "input": "", "output": "b"}'
+
+
+def row(**fields: object) -> bytes:
+    return json.dumps({"instruction": "a", "input": "", "output": "b"} | fields, ensure_ascii=False).encode()
+
+
+def bluelm(inputs: object, targets: object = "b") -> bytes:
+    return json.dumps({"inputs": inputs, "targets": targets}, ensure_ascii=False).encode()
+
+
+class Bad(NamedTuple):
+    content: bytes
+    code: str
+    line: int | None = 1
+    field: str | None = None
+
+
+FILES = {
+    # bytes
+    "empty": Bad(b"", "empty_file", None),
+    "only a BOM": Bad(b"\xef\xbb\xbf", "empty_file", None),
+    "only white space": Bad(b" \n\r\n\t\n" * 300, "empty_file", None),
+    "UTF-16 LE with BOM": Bad(GOOD.decode().encode("utf-16"), "utf16"),
+    "UTF-16 BE with BOM": Bad(b"\xfe\xff" + GOOD.decode().encode("utf-16-be"), "utf16"),
+    "UTF-16 LE without BOM": Bad(GOOD.decode().encode("utf-16-le"), "utf16"),
+    "UTF-16 BE without BOM": Bad(GOOD.decode().encode("utf-16-be"), "utf16"),
+    "UTF-32": Bad(GOOD.decode().encode("utf-32"), "utf16"),
+    "Latin-1": Bad(
+        GOOD + b"\n" + '{"instruction": "café", "input": "", "output": "b"}'.encode("latin-1"), "invalid_utf8", 2
+    ),
+    "GB18030": Bad(row(instruction="你是谁").decode().encode("gb18030"), "invalid_utf8"),
+    "overlong slash": Bad(GOOD.replace(b"a", b"\xc0\xaf"), "overlong_utf8"),
+    "overlong in three bytes": Bad(GOOD.replace(b"a", b"\xe0\x80\xaf"), "overlong_utf8"),
+    "a surrogate in UTF-8": Bad(GOOD.replace(b'"a"', b'"\xed\xa0\x80"'), "invalid_utf8"),
+    "NUL early": Bad(GOOD + b"\n\0", "nul_byte", 2),
+    "NUL late": Bad(b"\n".join([GOOD] * 50) + b"\n" + GOOD.replace(b"a", b"\0") + b"\n", "nul_byte", 51),
+    "NUL escaped": Bad(GOOD.replace(b'"a"', b'"a\\u0000"'), "nul_byte"),
+    "a BOM inside": Bad(GOOD + b"\n\xef\xbb\xbf" + GOOD, "stray_bom", 2),
+    "last line cut in text": Bad(GOOD + b"\n" + GOOD[:20], "truncated", 2),
+    "last line cut after a name": Bad(GOOD + b"\n" + b'{"instruction"', "truncated", 2),
+    # JSON
+    "trailing comma in an object": Bad(b'{"instruction": "a", "input": "", "output": "b",}', "trailing_comma"),
+    "comma after a line": Bad(GOOD + b",\n" + GOOD, "malformed_json"),
+    "two objects on a line": Bad(GOOD + GOOD, "malformed_json"),
+    "single quotes": Bad(GOOD.replace(b'"', b"'"), "malformed_json"),
+    "a comment": Bad(b"// rows\n" + GOOD, "unsupported_format"),
+    "a raw line feed in text": Bad(b'{"instruction": "a\nb", "input": "", "output": "b"}\n', "malformed_json"),
+    "a raw tab in text": Bad(GOOD.replace(b'"a"', b'"a\tb"'), "malformed_json"),
+    "a bad escape": Bad(GOOD.replace(b'"a"', b'"\\x61"'), "malformed_json"),
+    "duplicate name": Bad(
+        b'{"output": "a", "instruction": "a", "input": "", "output": "b"}', "duplicate_key", 1, "output"
+    ),
+    "duplicate name with escapes": Bad(
+        b'{"output": "\\"\\\\", "instruction": "\\\\\\"", "input": "", "output": "b"}', "duplicate_key", 1, "output"
+    ),
+    "duplicate name spelled with an escape": Bad(
+        b'{"output": "a", "instruction": "a", "input": "", "outpu\\u0074": "b"}', "duplicate_key", 1, "output"
+    ),
+    "NaN": Bad(GOOD.replace(b'"a"', b"NaN"), "not_a_number"),
+    "Infinity": Bad(GOOD.replace(b'"a"', b"-Infinity"), "not_a_number"),
+    "1e400": Bad(GOOD.replace(b'"a"', b"1e400"), "number_out_of_range"),
+    "a number of 33 digits": Bad(GOOD.replace(b'"a"', b"1" * 33), "number_too_long"),
+    "a number of 10^5 digits": Bad(GOOD.replace(b'"a"', b"1" * 10**5), "number_too_long"),
+    "a fraction of 10^5 digits": Bad(GOOD.replace(b'"a"', b"0." + b"1" * 10**5), "number_too_long"),
+    "33 levels": Bad(GOOD.replace(b'"a"', b"[" * 32 + b"]" * 32), "too_deep"),
+    "10^5 levels": Bad(GOOD.replace(b'"a"', b"[" * 10**5 + b"]" * 10**5), "too_deep"),
+    "10^5 open levels": Bad(GOOD + b"\n" + b'{"a":' * 10**5 + b"}", "too_deep", 2),
+    "10^5 levels in an array": Bad(b"[" * 10**5, "too_deep"),
+    "half an emoji": Bad(GOOD.replace(b'"a"', b'"\\ud83d"'), "lone_surrogate"),
+    "half an emoji, low": Bad(GOOD.replace(b'"a"', b'"\\udc00x"'), "lone_surrogate"),
+    "half an emoji in a name": Bad(b'{"\\ud83d": "a"}', "lone_surrogate"),
+    "a number as row": Bad(b"1\n2\n", "not_an_object"),
+    "text as row": Bad(b'"a"\n', "not_an_object"),
+    "null as row": Bad(GOOD + b"\nnull\n", "not_an_object", 2),
+    "an array as row": Bad(GOOD + b'\n["a", "b"]\n', "not_an_object", 2),
+    "a line over 1 MiB": Bad(GOOD + b"\n" + row(output="b" * MAX_ROW_BYTES) + b"\n" + GOOD, "row_too_long", 2),
+    "an endless line": Bad(b'{"instruction": "' + b"a" * (4 * MAX_ROW_BYTES), "row_too_long"),
+    # arrays
+    "an empty array": Bad(b"[]", "no_rows", None),
+    "an array cut short": Bad(b"[\n" + GOOD + b",\n" + GOOD[:-3], "truncated", 3),
+    "an array cut between rows": Bad(b"[" + GOOD, "truncated"),
+    "an array that only opens": Bad(b"[ ", "truncated"),
+    "an array with a trailing comma": Bad(b"[\n" + GOOD + b",\n]", "trailing_comma", 3),
+    "an array without a comma": Bad(b"[" + GOOD + b"\n" + GOOD + b"]", "malformed_json", 2),
+    "an array with two commas": Bad(b"[" + GOOD + b",," + GOOD + b"]", "malformed_json"),
+    "an array that goes on": Bad(b"[" + GOOD + b"]\n" + GOOD, "malformed_json", 2),
+    "an array of numbers": Bad(b"[\n1,\n2]", "not_an_object", 2),
+    "an array of texts": Bad(b'["a", "b"]', "not_an_object"),
+    "an array in an array": Bad(b"[[" + GOOD + b"]]", "not_an_object"),
+    "an array closed by a brace": Bad(b"[" + GOOD + b"}", "malformed_json"),
+    "an element over 1 MiB": Bad(b"[\n" + row(output="b" * MAX_ROW_BYTES) + b"]", "row_too_long", 2),
+    # fields
+    "no output": Bad(b'{"instruction": "a", "input": ""}', "missing_field", 1, "output"),
+    "no instruction": Bad(b'{"input": "a", "output": "b"}', "missing_field", 1, "instruction"),
+    "no fields": Bad(b"{}", "unknown_format"),
+    "foreign fields": Bad(b'{"question": "a", "answer": "b"}', "unknown_format"),
+    "a misspelled field": Bad(b'{"instruction": "a", "input": "", "ouput": "b"}', "missing_field", 1, "output"),
+    "an extra field": Bad(row(id="7"), "unknown_field", 1, "id"),
+    "a number as text": Bad(row(output=7), "wrong_type", 1, "output"),
+    "null as text": Bad(row(input=None), "wrong_type", 1, "input"),
+    "a list as text": Bad(row(instruction=["a"]), "wrong_type", 1, "instruction"),
+    "an empty output": Bad(row(output=""), "empty_answer", 1, "output"),
+    "a blank output": Bad(row(output=" \u3000\n"), "empty_answer", 1, "output"),
+    "an empty prompt": Bad(row(instruction="", input=" "), "empty_prompt", 1, "instruction"),
+    "history as text": Bad(row(history="a"), "wrong_type", 1, "history"),
+    "history without an answer": Bad(row(history=[["a"]]), "wrong_type", 1, "history[0]"),
+    "history with a number": Bad(row(history=[["a", "b"], ["a", 1]]), "wrong_type", 1, "history[1][1]"),
+    "history with a blank": Bad(row(history=[["", "b"]]), "empty_turn", 1, "history[0][0]"),
+    "system as a number": Bad(row(system=1), "wrong_type", 1, "system"),
+    "inputs without targets": Bad(b'{"inputs": "a"}', "missing_field", 1, "targets"),
+    "blank targets": Bad(bluelm("[|Human|]:a[|AI|]:", "\n"), "empty_answer", 1, "targets"),
+    "targets of only the end": Bad(bluelm("[|Human|]:a[|AI|]:", "</s>"), "empty_answer", 1, "targets"),
+    "inputs of markers alone": Bad(bluelm("[|Human|]:\n[|AI|]:"), "empty_prompt", 1, "inputs"),
+    "blank inputs": Bad(bluelm(" "), "empty_prompt", 1, "inputs"),
+    "text before the first marker": Bad(bluelm("x[|Human|]:a[|AI|]:"), "misplaced_marker", 1, "inputs"),
+    "an answer first": Bad(bluelm("[|AI|]:a[|Human|]:b[|AI|]:"), "misplaced_marker", 1, "inputs"),
+    "two questions": Bad(bluelm("[|Human|]:a[|Human|]:b[|AI|]:"), "misplaced_marker", 1, "inputs"),
+    "the answer in inputs": Bad(bluelm("[|Human|]:a[|AI|]:b"), "misplaced_marker", 1, "inputs"),
+    # disguises
+    "gzip": Bad(b"\x1f\x8b\x08\0\0\0\0\0" + b"x" * 100, "compressed_file"),
+    "Zstandard": Bad(b"\x28\xb5\x2f\xfd" + b"x" * 100, "compressed_file"),
+    "zip": Bad(b"PK\x03\x04" + b"x" * 100, "compressed_file"),
+    "Parquet": Bad(b"PAR1" + b"\0" * 100, "binary_file"),
+    "PDF": Bad(b"%PDF-1.7\n", "binary_file"),
+    "pickle": Bad(b"\x80\x04\x95\0\0\0", "binary_file"),
+    "CSV": Bad(b"instruction,input,output\na,,b\n", "unsupported_format"),
+    "HTML": Bad(b"\n<html>", "unsupported_format", 2),
+}
+
+
+def test_the_table_is_as_long_as_promised() -> None:
+    assert len(FILES) >= 60
+
+
+@pytest.mark.parametrize("size", [1 << 18, 7])
+@pytest.mark.parametrize("name", FILES)
+def test_a_malformed_file_is_refused_by_code_and_line(name: str, size: int) -> None:
+    bad = FILES[name]
+    if size < 100 and len(bad.content) > 10**6:
+        size = 4096
+
+    found = inspections.inspect(cut(bad.content, size))
+
+    assert not found.is_acceptable
+    first = found.findings[0]
+    assert (first.code, first.line, first.field) == (bad.code, bad.line, bad.field)
+    assert first.severity == "error"
+    assert first.message.endswith(".")
+    assert first.hint
+    assert len(first.message) < 300
