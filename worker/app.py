@@ -28,9 +28,10 @@ from core.runtime import Runtime, build
 from core.services import workers
 from core.settings import Settings
 from worker import chores
-from worker.child import Program, Resident
+from worker.child import Program
 from worker.inputs import Site
 from worker.messages import Ready
+from worker.resident import Resident
 from worker.rounds import Rounds
 from worker.shift import Leaving, Shift
 from worker.sweep import Sweep

@@ -13,8 +13,8 @@ from core.domain.jobs import Claim, Failure, FailureClass
 from core.domain.workers import WorkerInfo
 from core.errors import Problem
 from core.services import jobs, workers
-from worker.child import Resident
 from worker.inputs import Site
+from worker.resident import Resident
 from worker.supervise import supervise
 
 log = logging.getLogger(__name__)

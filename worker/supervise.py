@@ -20,10 +20,11 @@ from core.domain.training import Checkpointed, Evaluated, Progress, TrainingEven
 from core.errors import Problem, Unavailable
 from core.services import jobs
 from worker import inputs, messages, outputs, scratch, verdicts
-from worker.child import Child, ChildGarbled, ChildGone, Resident
+from worker.child import Child, ChildGarbled, ChildGone
 from worker.inputs import Site
 from worker.leases import RETRY_S, Lease
 from worker.pulses import Pulse
+from worker.resident import Resident
 
 log = logging.getLogger(__name__)
 

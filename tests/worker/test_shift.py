@@ -16,8 +16,9 @@ from tests.support import workshops
 from tests.support.worker_processes import wait_until
 from tests.support.workshops import Workshop, a_worker
 from worker import chores
-from worker.child import Child, Program, Resident
+from worker.child import Child, Program
 from worker.inputs import Site
+from worker.resident import Resident
 from worker.rounds import Rounds
 from worker.shift import Leaving, Shift
 from worker.sweep import LOST_SWEEPS, Sweep

@@ -21,8 +21,9 @@ from tests.support import workshops
 from tests.support.workshops import Workshop
 from worker import supervise as supervising
 from worker import verdicts
-from worker.child import Child, Program, Resident
+from worker.child import Child, Program
 from worker.inputs import Site
+from worker.resident import Resident
 from worker.shift import Leaving
 
 ROWS = [{"instruction": "问", "input": "", "output": "答"}]
