@@ -4,6 +4,7 @@ Knows no route and no setting.
 """
 
 import asyncio
+from types import FrameType
 from typing import Final
 
 import h11
@@ -55,6 +56,15 @@ class PromptProtocol(H11Protocol):
             self.head_timer = None
 
 
+class OrderlyServer(uvicorn.Server):
+    """Ends with status 0 after a signal: uvicorn 0.54 raises it again at the end, which supervisors read as a crash."""
+
+    @override
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
+
+
 def config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:
     """Say how uvicorn shall serve; tests serve by the same."""
     return uvicorn.Config(
@@ -81,7 +91,7 @@ def serve(app: ASGIApp, *, host: str, port: int) -> None:
         SystemExit: The service could not start; the log says why.
     """
     logs.start()
-    server = uvicorn.Server(config(app, host=host, port=port))
+    server = OrderlyServer(config(app, host=host, port=port))
     server.run()
     if not server.started:
         raise SystemExit(1)

@@ -47,7 +47,7 @@ def keys(live: Live) -> dict[str, str]:
 
 def _ask(client: httpx.Client, method: str, path: str) -> httpx.Response:
     filled = path.replace("{", "").replace("}", "")
-    body = {} if method in {"POST", "PUT"} and path != "/datasets" else None
+    body: dict[str, str] | None = {} if method in {"POST", "PUT"} and path != "/datasets" else None
     return client.request(method, filled, json=body)
 
 

@@ -5,7 +5,13 @@ from typing import Any
 
 import httpx
 
-TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
 
 
 def problem(answer: httpx.Response, *, status: int, code: str) -> dict[str, Any]:
@@ -19,7 +25,8 @@ def problem(answer: httpx.Response, *, status: int, code: str) -> dict[str, Any]
     assert body["type"] == f"/problems/{code}"
     assert body["status"] == status
     assert body["instance"] == answer.request.url.path
-    assert body["title"] and body["detail"]
+    assert body["title"]
+    assert body["detail"]
     expected = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert body["error"]["message"] == body["detail"]
@@ -30,7 +37,7 @@ def problem(answer: httpx.Response, *, status: int, code: str) -> dict[str, Any]
     if status in {409, 429} or status >= 500:
         cures = "retry-after" in answer.headers
         assert answer.headers["x-should-retry"] == ("true" if cures else "false")
-    for leak in ("Traceback", "site-packages", "/tmp/", "sqlite"):  # noqa: S108  (looked for, not used)
+    for leak in ("Traceback", "site-packages", "/tmp/", "sqlite"):
         assert leak not in answer.text
     assert not re.search(r"bl_[0-9A-Za-z]", answer.text)
     return body

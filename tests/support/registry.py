@@ -20,7 +20,8 @@ from core.storage import bundles
 
 WORKER = WorkerInfo(id="wk_tests", host="here", device="cpu", memory_bytes=2**34, capabilities=(BF16,))
 ROWS = "".join(
-    json.dumps({"instruction": f"第{n}问", "input": "", "output": f"第{n}答"}, ensure_ascii=False) + "\n" for n in range(4)
+    json.dumps({"instruction": f"第{n}问", "input": "", "output": f"第{n}答"}, ensure_ascii=False) + "\n"
+    for n in range(4)
 ).encode()
 
 

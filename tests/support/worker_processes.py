@@ -16,9 +16,10 @@ from core.services import workers
 from tests.support.workshops import Workshop
 
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
+HEARTBEAT_S = 1.0
 QUICK = {
     "BLUELORA_LEASE_S": "5",
-    "BLUELORA_HEARTBEAT_S": "1",
+    "BLUELORA_HEARTBEAT_S": str(HEARTBEAT_S),
     "BLUELORA_SWEEP_S": "0.5",
     "BLUELORA_TRAINER_THREADS": "1",
 }
@@ -80,6 +81,14 @@ def working(shop: Workshop, broker_url: str, *runs: Any, **more: str) -> Iterato
 def children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
 
 
 def command_line(pid: int) -> str:
