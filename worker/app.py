@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, Final, Literal, NoReturn
 from urllib.parse import urlsplit
@@ -22,14 +23,16 @@ from pydantic import ValidationError
 from core import logs, wake
 from core.domain import ids
 from core.domain.workers import BF16, WorkerInfo
-from core.errors import Problem
+from core.errors import Problem, Unavailable
 from core.runtime import Runtime, build
 from core.services import workers
 from core.settings import Settings
-from worker import scratch
-from worker.child import Program, Resident
+from worker import chores
+from worker.child import Program
 from worker.inputs import Site
 from worker.messages import Ready
+from worker.resident import Resident
+from worker.rounds import Rounds
 from worker.shift import Leaving, Shift
 from worker.sweep import Sweep
 
@@ -49,21 +52,29 @@ class Duty:
 
     runtime: Runtime
     shift: Shift
-    sweep: Sweep
+    rounds: tuple[Rounds, ...]
 
     def begin(self) -> None:
-        """Sweep and send hints; then look for jobs before the broker is asked: it may be away, and none waits for it."""
-        self.sweep.start()
+        """Go the rounds and send hints; then look for jobs before the broker is asked: it may be away, and none waits for it."""
+        for each in self.rounds:
+            each.start()
         if self.runtime.relay is not None:
             self.runtime.relay.start()
         self.shift.work()
 
     def end(self) -> None:
         """End in order."""
-        self.sweep.stop()
+        for each in self.rounds:
+            each.stop()
         self.shift.end()
         self.runtime.close()
         log.info("the worker has ended in order")
+
+
+class NoSuchDevice(Unavailable):
+    """The device that the settings name is not there."""
+
+    code = "no_such_device"
 
 
 # Celery calls functions of modules, with nothing of ours in hand: this is where signals and tasks meet.
@@ -94,17 +105,20 @@ def start(settings: Settings) -> Duty:
     """Build all that a worker needs, and register it.
 
     Raises:
-        Problem: The database is outdated or away, the store is away, or no trainer can be started.
+        Problem: The database is outdated or away, the store is away, or no trainer can be started on the device.
     """
     runtime = build(settings)
     data_dir = settings.data_dir.absolute()
-    for name in scratch.sweep(data_dir / "scratch", older_than_s=2 * settings.lease_s):
-        log.info("removed what attempt %s left behind", name)
-    program = Program(log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log", threads=settings.trainer_threads)
+    program = Program(
+        log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log",
+        threads=settings.trainer_threads,
+        gpu=settings.device != "cpu",
+    )
     resident = Resident(program)
     ready = resident.warm_up()
-    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
-    workers.register(info, database=runtime.database)
+    if settings.device == "cuda" and _device(ready) == "cpu":
+        resident.stop()
+        raise NoSuchDevice("BLUELORA_DEVICE is cuda, but the trainer finds no GPU; set it to auto or cpu.")
     site = Site(
         database=runtime.database,
         store=runtime.store,
@@ -114,8 +128,16 @@ def start(settings: Settings) -> Duty:
         heartbeat_s=settings.heartbeat_s,
         stall_s=settings.stall_s,
     )
+    chores.tidy(site)
+    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
+    workers.register(info, database=runtime.database)
     on_shift = Shift(info=info, site=site, resident=resident, leaving=leaving)
-    return Duty(runtime=runtime, shift=on_shift, sweep=Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s))
+    sweep = Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s)
+    rounds = (
+        Rounds("sweep", sweep.sweep, every_s=settings.sweep_s),
+        Rounds("chores", partial(chores.tidy, site), every_s=chores.EVERY_S),
+    )
+    return Duty(runtime=runtime, shift=on_shift, rounds=rounds)
 
 
 def describe(ready: Ready, *, bases: tuple[str, ...]) -> WorkerInfo:

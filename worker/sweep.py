@@ -1,18 +1,14 @@
-"""The sweep: a thread of every worker, as a solo pool is busy for a whole job. Any number may run.
+"""The sweep: done by a thread of every worker, as a solo pool is busy for a whole job. Any number may run.
 
 It ends expired leases, sends lost hints again, and says that this worker lives, even while an attempt runs.
 """
 
-import logging
-import threading
 from dataclasses import replace
 from typing import Final
 
 from core.services import jobs, workers
 from core.wake import Wake
 from worker.shift import Shift
-
-log = logging.getLogger(__name__)
 
 LOST_SWEEPS: Final = 2
 """A job that has been runnable for this many sweeps (10 s) has probably lost its hint."""
@@ -23,7 +19,7 @@ MOST_HINTS: Final = 8
 
 
 class Sweep:
-    """Sweeps every `every_s` until the process ends.
+    """One look at what this worker shares with others.
 
     Args:
         shift: Whose worker this is.
@@ -35,17 +31,6 @@ class Sweep:
         self._shift = shift
         self._wake = wake
         self._every_s = every_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_sweeping, name="sweep", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; a sweep that runs is finished first."""
-        self._over.set()
-        self._thread.join(self._every_s)
 
     def sweep(self) -> None:
         """Do all of it once.
@@ -64,10 +49,3 @@ class Sweep:
             self._wake(job_id)
         if shift.idle_s() > silence_s and jobs.runnable(database, older_than_s=silence_s, worker=shift.info):
             shift.begin_again()
-
-    def _keep_sweeping(self) -> None:
-        while not self._over.wait(self._every_s):
-            try:
-                self.sweep()
-            except Exception:  # the thread's outermost loop
-                log.exception("a sweep failed")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints, field_validator
 
 from core.domain import adapters
-from core.domain.written import Metadata, Written
+from core.domain.written import Metadata, Storable, Written
 from core.errors import Finding, Invalid
 
 MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -48,7 +48,7 @@ class TrainSpec(Written):
     dataset: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     name: str
     base_model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
-    system_prompt: Annotated[str, StringConstraints(max_length=32_768)] | None = None
+    system_prompt: Annotated[str, StringConstraints(max_length=32_768), Storable] | None = None
 
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
     overlong: Literal["error", "drop", "truncate"] = "error"

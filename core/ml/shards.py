@@ -93,6 +93,18 @@ class Weights:
         return self._opened[1]
 
 
+def finite(name: str, values: torch.Tensor) -> torch.Tensor:
+    """Return the values if all are finite numbers.
+
+    Raises:
+        DamagedCheckpoint: One is NaN or infinite.
+    """
+    # One pass: NaN goes through both ends, and an infinity is one of them.
+    if values.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
+        raise DamagedCheckpoint(f"{name} holds NaN or infinite values; get the weights again.")
+    return values
+
+
 def verify_checksums(path: Path, *, read: Callable[[int], None]) -> None:
     """Hold a .bin archive's records against their own CRC-32; `read` is told of each chunk's bytes.
 

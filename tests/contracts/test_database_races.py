@@ -14,7 +14,7 @@ from sqlalchemy import text
 from core.db.transactions import Database, DatabaseUnavailable, connect, transaction
 from core.domain.jobs import AttemptLost, Failure, FailureClass, JobAlreadyFinished, JobCancelled, Status
 from core.domain.pages import Filters
-from core.services import attempts, jobs, keys
+from core.services import commits, jobs, keys
 from core.services.idempotency import KeyInFlight, replay
 from tests.support.worlds import LEASE_S, World, a_new_adapter, a_progress
 
@@ -161,7 +161,7 @@ class TestUncertainCommit:
     def test_a_database_that_stays_away_is_said_to(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         world.submit()
         held = world.claim()
-        monkeypatch.setattr(attempts, "PAUSES_S", (0.0, 0.0))
+        monkeypatch.setattr(commits, "PAUSES_S", (0.0, 0.0))
         break_commits(world.database, monkeypatch, after=False, times=100)
         with pytest.raises(DatabaseUnavailable):
             jobs.release(held, to=Status.QUEUED, database=world.database)

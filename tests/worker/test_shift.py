@@ -1,5 +1,6 @@
 """A worker's loop and its sweep, on a real database; the trainer is never started or fails on purpose."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,9 +13,13 @@ from typing_extensions import override
 from core.domain.jobs import Status
 from core.services import workers
 from tests.support import workshops
+from tests.support.worker_processes import wait_until
 from tests.support.workshops import Workshop, a_worker
-from worker.child import Child, Program, Resident
+from worker import chores
+from worker.child import Child, Program
 from worker.inputs import Site
+from worker.resident import Resident
+from worker.rounds import Rounds
 from worker.shift import Leaving, Shift
 from worker.sweep import LOST_SWEEPS, Sweep
 
@@ -120,27 +125,24 @@ def test_a_sweep_goes_on_beside_a_busy_worker(shop: Workshop) -> None:
             return super().for_base(fingerprint)
 
     shift = a_shift(shop, Slow(RuntimeError()))
-    shop.submit()
-    sweep = Sweep(shift, wake=woken.append, every_s=EVERY_S)
-    sweep.start()
+    held, waiting = shop.submit(), shop.submit()
+    sweep = Rounds("sweep", Sweep(shift, wake=woken.append, every_s=EVERY_S).sweep, every_s=EVERY_S)
     at_work = threading.Thread(target=shift.work)
     at_work.start()
-    while shift.idle_s() > 0:
-        time.sleep(0.01)
-    shop.submit()
+    wait_until(lambda: shop.job(held.id).status is Status.RUNNING)
     with shop.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE workers SET last_seen = 0 WHERE id = 'wk_shift'")
         connection.exec_driver_sql("UPDATE jobs SET lease_until = 0 WHERE status = 'running'")
-    time.sleep(EVERY_S * 2 * LOST_SWEEPS + 0.3)
-    alive = [worker.id for worker in workers.alive(database=shop.database)]
-    queued = [row[0] for row in shop.database.engine.connect().exec_driver_sql("SELECT status FROM jobs")]
-    assert "wk_shift" in alive
-    assert queued == ["queued", "queued"]
+    sweep.start()
+    wait_until(lambda: "wk_shift" in {worker.id for worker in workers.alive(database=shop.database)})
+    wait_until(lambda: shop.job(held.id).status is Status.QUEUED)
+    time.sleep(EVERY_S * 2 * LOST_SWEEPS)
+    sweep.stop()
+    assert shop.job(waiting.id).attempt == 0
     assert not woken
     shift.leaving.asked = True
     release.set()
     at_work.join()
-    sweep.stop()
 
 
 def test_a_worker_that_leaves_is_shown_as_draining_and_then_forgotten(shop: Workshop) -> None:
@@ -151,3 +153,35 @@ def test_a_worker_that_leaves_is_shown_as_draining_and_then_forgotten(shop: Work
     assert shown["wk_shift"]
     shift.end()
     assert "wk_shift" not in {worker.id for worker in workers.listing(database=shop.database)}
+
+
+def test_a_round_that_fails_is_followed_by_the_next() -> None:
+    done = threading.Event()
+    seen: list[int] = []
+
+    def act() -> None:
+        seen.append(1)
+        if len(seen) == 3:
+            done.set()
+        raise RuntimeError("always")
+
+    rounds = Rounds("failing", act, every_s=0.01)
+    rounds.start()
+    assert done.wait(5)
+    rounds.stop()
+
+
+def test_chores_clear_old_scratch_and_orphaned_uploads(shop: Workshop) -> None:
+    shift = a_shift(shop, Broken(RuntimeError()))
+    old = shift.site.scratch / "job_gone-1"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    assert shop.store.folder is not None
+    orphan = shop.store.folder / "blobs" / "orphan"
+    orphan.write_bytes(b"x")
+    os.utime(orphan, (0, 0))
+    blobs = len(list((shop.store.folder / "blobs").iterdir()))
+    chores.tidy(shift.site)
+    assert not old.exists()
+    assert not orphan.exists()
+    assert len(list((shop.store.folder / "blobs").iterdir())) == blobs - 1
