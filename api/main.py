@@ -43,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.runtime = built
             yield
             await asyncio.to_thread(finisher.stop)
+            await built.engines.aclose()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.meters = Meters()

@@ -9,11 +9,14 @@ from typing import Final, Self
 
 from core.db import schema
 from core.db.transactions import Database, connect
+from core.domain.adapters import Adapter
 from core.errors import Unavailable
+from core.inference.client import Engines
 from core.services import outbox
 from core.services.jobs import Policy
 from core.services.renderers import Renderers
 from core.settings import Settings
+from core.storage import bundles
 from core.storage.objects import Store
 from core.wake import Relay, Wake
 
@@ -29,6 +32,12 @@ class PepperUnusable(Unavailable):
     code = "pepper_unusable"
 
 
+class EngineKeyUnusable(Unavailable):
+    """The key that engines ask of us can't be read."""
+
+    code = "engine_key_unusable"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """The parts of one process. `relay` is None without a broker, and idle until it is started."""
@@ -39,6 +48,7 @@ class Runtime:
     relay: Relay | None
     pepper: bytes
     renderers: Renderers
+    engines: Engines
 
     @property
     def wake(self) -> Wake:
@@ -83,7 +93,7 @@ def build(settings: Settings) -> Runtime:
 
     Raises:
         SchemaOutdated: The database needs an upgrade first; the message names the command.
-        DatabaseUnavailable, UnknownStore, UnknownBroker, PepperUnusable: A setting does not lead anywhere.
+        DatabaseUnavailable, UnknownStore, UnknownBroker, PepperUnusable, EngineKeyUnusable: A setting does not lead anywhere.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = connect(settings.sql_url())
@@ -97,11 +107,26 @@ def build(settings: Settings) -> Runtime:
         relay=None if broker_url is None else _relay(broker_url, database),
         pepper=_pepper(settings),
         renderers=Renderers(store=store, cache_dir=settings.data_dir.absolute() / "cache" / "texts"),
+        engines=_engines(settings, store),
     )
 
 
 def _relay(broker_url: str, database: Database) -> Relay:
     return Relay(broker_url, unsent=partial(outbox.unsent, database), mark=partial(outbox.mark, database=database))
+
+
+def _engines(settings: Settings, store: Store) -> Engines:
+    def lay(adapter: Adapter, folder: Path) -> None:
+        bundles.fetch(adapter.files, folder, store)
+
+    path = settings.engine_api_key_file
+    try:
+        api_key = None if path is None else path.read_text().strip()
+    except OSError as error:
+        raise EngineKeyUnusable(
+            f"The engine's key file can't be read: {error.strerror}.", param="engine_api_key_file"
+        ) from error
+    return Engines(settings.engine_url, api_key=api_key, adapter_dir=settings.adapters_dir(), lay=lay)
 
 
 def _nobody(job_id: str) -> None:

@@ -79,7 +79,9 @@ def endless(folder: Path, shape: tiny_base.Shape) -> Path:
     return folder
 
 
-def adapter(folder: Path, base: Path, *, seed: int, r: int = 4, modules: Sequence[str] = MODULES, std: float = 0.08) -> Path:
+def adapter(
+    folder: Path, base: Path, *, seed: int, r: int = 4, modules: Sequence[str] = MODULES, std: float = 0.08
+) -> Path:
     """A sealed bundle with random weights on both sides, written by peft itself."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

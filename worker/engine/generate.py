@@ -116,7 +116,8 @@ class Generation:
             QueueFull: As many wait already as may.
         """
         with self._news:
-            if len(self._waiting) >= self._max_queue:
+            # Those that a free row will take at once are not kept waiting.
+            if len(self._waiting) >= self._max_queue + self._max_sequences - len(self._batch.rows):
                 raise QueueFull(f"{self._max_queue} requests are waiting already; try again later.", retry_after_s=1.0)
             self._waiting.append(request)
             self._notify()
