@@ -121,9 +121,7 @@ def test_a_step_of_several_micro_batches_loses_what_a_padded_step_loses(base: Pa
     )
     peer.args.learning_rate = given.learning_rate
     peer.train()
-    assert heard.losses == pytest.approx(
-        [entry["loss"] for entry in peer.state.log_history if "loss" in entry], rel=1e-4
-    )
+    assert heard.losses == pytest.approx([entry["loss"] for entry in peer.state.log_history if "loss" in entry], rel=1e-4)
 
 
 def test_the_persona_and_the_mask_are_the_tutorials(base: Path, tmp_path: Path) -> None:
