@@ -4,10 +4,7 @@ Knows no route and no setting.
 """
 
 import asyncio
-import json
-import logging
-import sys
-import time
+from types import FrameType
 from typing import Final
 
 import h11
@@ -16,30 +13,12 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from core import logs
+
 HEADERS_S: Final = 30.0
 KEEP_ALIVE_S: Final = 75
 GRACE_S: Final = 20
 MAX_HEADER_BYTES: Final = 32 * 1024
-# What every record has; anything beside these came by `extra` and belongs on the line.
-STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a record, control characters escaped, so that nothing in a request can forge a line."""
-
-    @override
-    def format(self, record: logging.LogRecord) -> str:
-        facts = {key: value for key, value in vars(record).items() if key not in STANDARD}
-        line = {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **facts,
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
 
 
 class PromptProtocol(H11Protocol):
@@ -77,11 +56,13 @@ class PromptProtocol(H11Protocol):
             self.head_timer = None
 
 
-def log_json_lines(level: int = logging.INFO) -> None:
-    """Send every log record of this process to stderr, one JSON object a line."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+class OrderlyServer(uvicorn.Server):
+    """Ends with status 0 after a signal: uvicorn 0.54 raises it again at the end, which supervisors read as a crash."""
+
+    @override
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
 
 
 def config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:
@@ -109,8 +90,8 @@ def serve(app: ASGIApp, *, host: str, port: int) -> None:
     Raises:
         SystemExit: The service could not start; the log says why.
     """
-    log_json_lines()
-    server = uvicorn.Server(config(app, host=host, port=port))
+    logs.start()
+    server = OrderlyServer(config(app, host=host, port=port))
     server.run()
     if not server.started:
         raise SystemExit(1)

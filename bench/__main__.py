@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tomllib
 import traceback
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gate", action="store_true", help="hold the result against bench/targets.toml")
     given = parser.parse_args(arguments)
     options = Options(row=given.row, shape=given.shape, device=given.device, steps=given.steps, seed=given.seed)
+    # Read when torch is loaded, which rows do: threads that spin for each other lose tenfold on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         # Libraries print; stdout is for the one line.
         with contextlib.redirect_stdout(sys.stderr):

@@ -26,7 +26,7 @@ from cli.screen import JobFailed, Refused, screen
 from core import tether
 
 ASSETS: Final = ROOT / "assets"
-START_S: Final = 90.0
+START_S: Final = 240.0
 ADAPTER: Final = "demo"
 SPEC: Final[Mapping[str, float]] = {"learning_rate": 2e-3, "num_train_epochs": 15, "logging_steps": 5}
 """What the demo asks for beyond the tutorial's defaults."""

@@ -6,7 +6,6 @@ Exit codes: 0 ok, 1 job failed, 2 usage, 3 refused, 4 unreachable.
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from cli import adapters, bases, chat, datasets, demo, doctor, engine, jobs, keys, up
@@ -38,18 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.remove("--json")
         screen.use_json()
     try:
-        result = app(given, prog_name="bluelora", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return 130
+        app(given, prog_name="bluelora")
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 0
     except Refused as error:
         screen.refuse(error)
         return error.exit_code
     except Problem as problem:
         screen.refuse(Refused(problem.detail, problem={"code": problem.code, "detail": problem.detail}))
         return REFUSED
-    return result if isinstance(result, int) else 0
+    return 0

@@ -26,7 +26,7 @@ from cli.processes import KeepsCrashing, Process, python
 from cli.screen import Refused, screen
 from core.domain.bases import Base
 
-READY_S: Final = 120.0
+READY_S: Final = 240.0
 POLL_S: Final = 0.1
 NANO: Final = "bluelm-nano"
 
@@ -141,7 +141,8 @@ class Supervisor:
             answer = httpx.get(f"{self.url}/readyz", timeout=2.0)
         except httpx.HTTPError:
             return False
-        return answer.status_code == 200 and answer.json()["status"] == "ready"
+        parts = answer.json()["parts"]
+        return answer.status_code == 200 and all(part["status"] == "ok" for part in parts)
 
     def _wait(self, what: str, is_there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + READY_S

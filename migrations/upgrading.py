@@ -28,7 +28,7 @@ def upgrade(url: str) -> None:
     Args:
         url: SQLAlchemy URL, with the driver spelled out.
     """
-    database = connect(url)
+    database = connect(url, create=True)
     try:
         with database.engine.connect() as connection:
             if database.is_sqlite:

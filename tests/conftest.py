@@ -35,10 +35,10 @@ def sqlite_url(sqlite_databases: SqliteDatabases, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
-    """The URL of a fresh, migrated PostgreSQL database."""
-    url = postgres_databases.copy()
+    """The URL of an empty, migrated PostgreSQL database."""
+    url = postgres_databases.lend()
     yield url
-    postgres_databases.drop(url)
+    postgres_databases.take_back(url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

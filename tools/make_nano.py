@@ -1,7 +1,7 @@
 """Rebuild `assets/bluelm-nano`: corpus, tokenizer, pretraining, official files, provenance.
 
-    python -m tools.make_nano            rebuild (about 12 minutes on 2 cores)
-    python -m tools.make_nano --check    compare corpus, file hashes and the first losses with the provenance
+python -m tools.make_nano            rebuild (about 12 minutes on 2 cores)
+python -m tools.make_nano --check    compare corpus, file hashes and the first losses with the provenance
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from tools import nano_corpus, nano_files, nano_tokenizer
@@ -72,7 +71,7 @@ def first_losses(folder: Path, corpus: Sequence[Dialogue], recipe: Recipe) -> li
     chat = Chat(folder / "tokenizer.model")
     examples = [chat.example(dialogue.turns) for dialogue in corpus]
     model = BlueLM(Shape(), seed=recipe.seed)
-    return pretrain(model, examples, recipe, steps=PROVEN_LOSSES, progress=lambda step, loss: None)
+    return pretrain(model, examples, recipe, steps=PROVEN_LOSSES, progress=lambda _step, _loss: None)
 
 
 def differences(folder: Path, known: Provenance, recipe: Recipe) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tools.nano_tokenizer import PAD, PIECES
 
@@ -44,12 +44,13 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+        """Mix the tokens' values; same shape out as in."""
         batch, length, hidden = x_BTD.shape
         q_BHTK, k_BHTK, v_BHTK = (
             proj(x_BTD).view(batch, length, -1, self.head_dim).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed_BHTK = F.scaled_dot_product_attention(
+        mixed_BHTK = functional.scaled_dot_product_attention(
             _rotate(q_BHTK, cos_TK, sin_TK), _rotate(k_BHTK, cos_TK, sin_TK), v_BHTK, is_causal=True
         )
         mixed_BTD: Tensor = self.o_proj(mixed_BHTK.transpose(1, 2).reshape(batch, length, hidden))
@@ -71,7 +72,8 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(shape.intermediate, shape.hidden, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out_BTD: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        """Same shape out as in."""
+        out_BTD: Tensor = self.down_proj(functional.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return out_BTD
 
 
@@ -86,6 +88,7 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden, eps=shape.eps)
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+        """Same shape out as in."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TK, sin_TK)
         out_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out_BTD
@@ -103,6 +106,7 @@ class Trunk(nn.Module):
         self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
+        """Final hidden states (BTD, after the norm) of `ids_BT`."""
         half = torch.arange(0, self.shape.head_dim, 2, dtype=torch.float32) / self.shape.head_dim
         angle = torch.outer(torch.arange(ids_BT.shape[1], dtype=torch.float32), self.shape.theta**-half)
         angle_TK = torch.cat((angle, angle), dim=-1)
@@ -131,4 +135,4 @@ class BlueLM(nn.Module):
         """Mean cross-entropy in nats over the labelled tokens (float32 scalar)."""
         hidden_ND = self.model(ids_BT)[:, :-1][labels_BT[:, 1:] >= 0]
         targets_N = labels_BT[:, 1:][labels_BT[:, 1:] >= 0]
-        return F.cross_entropy(self.lm_head(hidden_ND), targets_N)
+        return functional.cross_entropy(self.lm_head(hidden_ND), targets_N)

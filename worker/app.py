@@ -11,23 +11,28 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, Final, Literal, NoReturn
+from urllib.parse import urlsplit
 
 from celery import Celery, signals
 from celery.worker import state
+from pydantic import ValidationError
 
 from core import logs, wake
 from core.domain import ids
 from core.domain.workers import BF16, WorkerInfo
-from core.errors import Problem
+from core.errors import Problem, Unavailable
 from core.runtime import Runtime, build
 from core.services import workers
 from core.settings import Settings
-from worker import scratch
-from worker.child import Program, Resident
+from worker import chores
+from worker.child import Program
 from worker.inputs import Site
 from worker.messages import Ready
+from worker.resident import Resident
+from worker.rounds import Rounds
 from worker.shift import Leaving, Shift
 from worker.sweep import Sweep
 
@@ -47,21 +52,29 @@ class Duty:
 
     runtime: Runtime
     shift: Shift
-    sweep: Sweep
+    rounds: tuple[Rounds, ...]
 
     def begin(self) -> None:
-        """Sweep and send hints; then look for jobs before the broker is asked: it may be away, and none waits for it."""
-        self.sweep.start()
+        """Go the rounds and send hints; then look for jobs before the broker is asked: it may be away, and none waits for it."""
+        for each in self.rounds:
+            each.start()
         if self.runtime.relay is not None:
             self.runtime.relay.start()
         self.shift.work()
 
     def end(self) -> None:
         """End in order."""
-        self.sweep.stop()
+        for each in self.rounds:
+            each.stop()
         self.shift.end()
         self.runtime.close()
         log.info("the worker has ended in order")
+
+
+class NoSuchDevice(Unavailable):
+    """The device that the settings name is not there."""
+
+    code = "no_such_device"
 
 
 # Celery calls functions of modules, with nothing of ours in hand: this is where signals and tasks meet.
@@ -81,8 +94,7 @@ def shift() -> Shift:
 
 def configuration() -> Mapping[str, Any]:
     """Read where the broker is; Celery asks when it starts, not when this is imported."""
-    url = Settings().broker_url
-    return wake.CONFIG if url is None else {**wake.CONFIG, "broker_url": url.get_secret_value()}
+    return {**wake.CONFIG, "broker_url": _broker_url(_settings())}
 
 
 app: Final = Celery("bluelora", include=["worker.tasks"], set_as_current=False)
@@ -93,17 +105,20 @@ def start(settings: Settings) -> Duty:
     """Build all that a worker needs, and register it.
 
     Raises:
-        Problem: The database is outdated or away, the store is away, or no trainer can be started.
+        Problem: The database is outdated or away, the store is away, or no trainer can be started on the device.
     """
     runtime = build(settings)
     data_dir = settings.data_dir.absolute()
-    for name in scratch.sweep(data_dir / "scratch", older_than_s=2 * settings.lease_s):
-        log.info("removed what attempt %s left behind", name)
-    program = Program(log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log", threads=settings.trainer_threads)
+    program = Program(
+        log_path=data_dir / "logs" / f"trainer-{os.getpid()}.log",
+        threads=settings.trainer_threads,
+        gpu=settings.device != "cpu",
+    )
     resident = Resident(program)
     ready = resident.warm_up()
-    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
-    workers.register(info, database=runtime.database)
+    if settings.device == "cuda" and _device(ready) == "cpu":
+        resident.stop()
+        raise NoSuchDevice("BLUELORA_DEVICE is cuda, but the trainer finds no GPU; set it to auto or cpu.")
     site = Site(
         database=runtime.database,
         store=runtime.store,
@@ -113,8 +128,16 @@ def start(settings: Settings) -> Duty:
         heartbeat_s=settings.heartbeat_s,
         stall_s=settings.stall_s,
     )
+    chores.tidy(site)
+    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
+    workers.register(info, database=runtime.database)
     on_shift = Shift(info=info, site=site, resident=resident, leaving=leaving)
-    return Duty(runtime=runtime, shift=on_shift, sweep=Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s))
+    sweep = Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s)
+    rounds = (
+        Rounds("sweep", sweep.sweep, every_s=settings.sweep_s),
+        Rounds("chores", partial(chores.tidy, site), every_s=chores.EVERY_S),
+    )
+    return Duty(runtime=runtime, shift=on_shift, rounds=rounds)
 
 
 def describe(ready: Ready, *, bases: tuple[str, ...]) -> WorkerInfo:
@@ -142,12 +165,9 @@ def _begin(**_: object) -> None:
     logs.start()
     if os.environ.get("REMAP_SIGTERM"):
         _refuse("REMAP_SIGTERM is set: with it a stop freezes the running attempt. Unset it and start again.")
-    settings = Settings()
-    if settings.broker_url is None:
-        _refuse("BLUELORA_BROKER_URL is not set. Name a Valkey or Redis, for example redis://127.0.0.1:6379/0.")
     _install_handlers()
     try:
-        duties.append(start(settings))
+        duties.append(start(_settings()))
     except Problem as problem:
         _refuse(f"The worker can't start. {problem}")
     duties[0].begin()
@@ -177,7 +197,26 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     state.should_stop = 0
 
 
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        # Never str(error): it repeats what was set, and that may be a password.
+        faults = error.errors(include_input=False, include_url=False)
+        _refuse("; ".join(f"BLUELORA_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in faults))
+
+
+def _broker_url(settings: Settings) -> str:
+    url = settings.broker_url.get_secret_value() if settings.broker_url else ""
+    if not url:
+        _refuse("BLUELORA_BROKER_URL is not set. Name a Valkey or Redis, for example redis://127.0.0.1:6379/0.")
+    if urlsplit(url).scheme not in wake.SCHEMES:
+        _refuse(f"BLUELORA_BROKER_URL starts with one of {', '.join(f'{scheme}://' for scheme in wake.SCHEMES)}.")
+    return url
+
+
 def _refuse(why: str) -> NoReturn:
+    logs.start()
     log.critical("%s", why)
     sys.exit(REFUSED)
 

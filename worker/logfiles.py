@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,3 +34,10 @@ def rotate(path: Path) -> None:
             older.replace(path.with_name(f"{path.name}.{number}"))
     shutil.copyfile(path, path.with_name(f"{path.name}.1"))
     os.truncate(path, 0)
+
+
+def forget(folder: Path, *, older_than_s: float) -> None:
+    """Remove logs that nothing has been written to for this long."""
+    for path in folder.glob("*.log*"):
+        if time.time() - path.stat().st_mtime > older_than_s:
+            path.unlink(missing_ok=True)

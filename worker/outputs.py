@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from core.domain.adapters import NewAdapter
 from core.domain.training import Checkpointed, TrainSpec
@@ -52,7 +52,10 @@ def store_adapter(bundle_dir: str, folder: Path, *, store: Store) -> NewAdapter:
     manifest_sha256 = sha256_of(manifest)
     files = bundles.verify(path, manifest_sha256)
     text = manifest.read_text()
-    facts = _FACTS.validate_json(text)
+    try:
+        facts = _FACTS.validate_json(text)
+    except ValidationError as error:
+        raise bundles.BrokenBundle("The adapter's manifest does not say what it was made from.") from error
     bundles.upload(path, store)
     return NewAdapter(
         sha256=manifest_sha256,

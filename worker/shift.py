@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from core import tether
 from core.domain.jobs import Claim, Failure, FailureClass
 from core.domain.workers import WorkerInfo
 from core.errors import Problem
 from core.services import jobs, workers
-from worker.child import Resident
 from worker.inputs import Site
+from worker.resident import Resident
 from worker.supervise import supervise
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Leaving:
 
 
 class Shift:
-    """One worker at work.
+    """One worker at work. Make it in the main thread.
 
     Args:
         info: What the database knows of this worker.
@@ -47,6 +48,7 @@ class Shift:
         self.site = site
         self.leaving = leaving
         self._resident = resident
+        self._tied_to = tether.parent_tied_to()
         self._busy = threading.Lock()
         self._idle_since = time.monotonic()
 
@@ -69,15 +71,19 @@ class Shift:
 
         Nothing of ours survives `exec` but the process id; a new shift looks for jobs before it talks to the broker.
         """
+        idle_s = self.idle_s()
         if not self._busy.acquire(blocking=False):
             return
         if self.leaving():
             self._busy.release()
             return
-        log.warning("jobs wait and no hint has come for %.0f s: starting anew", self.idle_s())
-        self._resident.stop()
-        workers.leave(self.info.id, database=self.site.database)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  (our own command line)
+        try:
+            log.warning("jobs wait and no hint has come for %.0f s: starting anew", idle_s)
+            self._resident.stop()
+            workers.leave(self.info.id, database=self.site.database)
+            os.execv(sys.executable, self._command())  # noqa: S606  (our own command line)
+        finally:
+            self._busy.release()
 
     def end(self) -> None:
         """End the trainer, and be forgotten."""
@@ -86,6 +92,11 @@ class Shift:
             workers.leave(self.info.id, database=self.site.database)
         except Problem as error:
             log.warning("could not sign off: %s", error)
+
+    def _command(self) -> list[str]:
+        same = [sys.executable, *sys.orig_argv[1:]]
+        # This runs in the sweep's thread, whose `exec` would lose what ties the main thread to our supervisor.
+        return same if self._tied_to is None else tether.command(same, parent_pid=self._tied_to)
 
     def _one_more(self) -> bool:
         """Run one attempt; False when there is none. Whatever goes wrong, this worker lives on."""

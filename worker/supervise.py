@@ -5,9 +5,12 @@ The lease is the leash: whatever happens, nothing is written once it is lost, an
 
 import logging
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, assert_never
@@ -17,10 +20,11 @@ from core.domain.training import Checkpointed, Evaluated, Progress, TrainingEven
 from core.errors import Problem, Unavailable
 from core.services import jobs
 from worker import inputs, messages, outputs, scratch, verdicts
-from worker.child import Child, ChildGarbled, ChildGone, Resident
+from worker.child import Child, ChildGarbled, ChildGone
 from worker.inputs import Site
 from worker.leases import RETRY_S, Lease
 from worker.pulses import Pulse
+from worker.resident import Resident
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +100,12 @@ class Attempt:
         self._conclude(ending)
 
     def _train(self, folder: Path) -> Ending:
-        run = inputs.prepare(self._claim, folder, site=self._site, lease=self._lease)
+        run = self._prepare(folder)
+        if isinstance(run, messages.Stopped):
+            return run
         child = self._resident.for_base(run.base_fingerprint)
         if early := self._leaving():
-            return messages.Stopped(wish=early, step=0, trained_tokens=0)
+            return early
         kills = verdicts.oom_kills()
         self._pulse.turn(time.monotonic())
         try:
@@ -112,6 +118,26 @@ class Attempt:
         except ChildGarbled as garbled:
             log.error("%s", garbled)  # noqa: TRY400  (a traceback of ours says nothing about the trainer)
             return verdicts.garbled()
+
+    def _prepare(self, folder: Path) -> messages.Run | messages.Stopped:
+        """Prepare on another thread: a base can take minutes to fetch, and a wish shall be heard meanwhile.
+
+        A thread that is left behind ends by itself; what it brought into the cache is of use.
+        """
+        prepared: Future[messages.Run] = Future()
+
+        def work() -> None:
+            try:
+                prepared.set_result(inputs.prepare(self._claim, folder, site=self._site, lease=self._lease))
+            except BaseException as error:  # noqa: BLE001  (handed to the main thread, whole)
+                prepared.set_exception(error)
+
+        threading.Thread(target=work, name="prepare", daemon=True).start()
+        while not futures.wait([prepared], timeout=SLICE_S).done:
+            self._lease.check()
+            if early := self._leaving():
+                return early
+        return prepared.result()
 
     def _watch(self, child: Child, folder: Path) -> Ending:
         while True:
@@ -203,11 +229,14 @@ class Attempt:
         child.send(messages.Stop(wish=wish))
         self._asked, self._asked_at = wish, time.monotonic()
 
-    def _leaving(self) -> Literal["cancel", "pause"] | None:
-        """Say whether there is any use in starting the trainer."""
+    def _leaving(self) -> messages.Stopped | None:
+        """Say whether there is no use in starting the trainer."""
         if self._lease.wish == "cancel":
-            return "cancel"
-        return "pause" if self._lease.wish == "pause" or self._stopping() else None
+            return self._stopped("cancel")
+        return self._stopped("pause") if self._lease.wish == "pause" or self._stopping() else None
+
+    def _stopped(self, wish: Literal["cancel", "pause"]) -> messages.Stopped:
+        return messages.Stopped(wish=wish, step=self._step, trained_tokens=0)
 
     def _lose_patience(self, child: Child) -> Ending | None:
         now = time.monotonic()
@@ -215,10 +244,10 @@ class Attempt:
         if self._asked == "cancel" and waited > min(self._site.heartbeat_s, DEAF_S):
             self._deaf = True
             # The owner is told now; whether the trainer comes round is our own business (`_wind_down`).
-            return messages.Stopped(wish="cancel", step=self._step, trained_tokens=0)
+            return self._stopped("cancel")
         if self._asked == "pause" and self._stopping() and waited > DEAF_S:
             self._resident.discard()
-            return messages.Stopped(wish="pause", step=self._step, trained_tokens=0)
+            return self._stopped("pause")
         if self._pulse.overdue(now):
             child.signal(signal.SIGABRT)
             child.ends_within(ABORT_GRACE_S)
@@ -227,7 +256,7 @@ class Attempt:
 
     def _publish(self, finished: messages.Finished, folder: Path) -> None:
         if self._lease.wish == "cancel":
-            self._conclude(messages.Stopped(wish="cancel", step=finished.step, trained_tokens=finished.trained_tokens))
+            self._conclude(self._stopped("cancel"))
             return
         adapter = outputs.store_adapter(finished.bundle_dir, folder, store=self._site.store)
         self._settle()

@@ -1,10 +1,8 @@
-"""The sweep: a thread of every worker, as a solo pool is busy for a whole job. Any number may run.
+"""The sweep: done by a thread of every worker, as a solo pool is busy for a whole job. Any number may run.
 
 It ends expired leases, sends lost hints again, and says that this worker lives, even while an attempt runs.
 """
 
-import logging
-import threading
 from dataclasses import replace
 from typing import Final
 
@@ -12,15 +10,16 @@ from core.services import jobs, workers
 from core.wake import Wake
 from worker.shift import Shift
 
-log = logging.getLogger(__name__)
-
-LOST_HINT_S: Final = 10.0
+LOST_SWEEPS: Final = 2
+"""A job that has been runnable for this many sweeps (10 s) has probably lost its hint."""
 SILENT_SWEEPS: Final = 12
-"""An idle worker that has not been woken for this many sweeps while jobs wait for it has a silent broker."""
+"""An idle worker that has not been woken for this many sweeps (60 s) while jobs wait for it has a silent broker."""
+MOST_HINTS: Final = 8
+"""A hint makes a worker run all it can, so that a few a sweep wake every idle one there is."""
 
 
 class Sweep:
-    """Sweeps every `every_s` until the process ends.
+    """One look at what this worker shares with others.
 
     Args:
         shift: Whose worker this is.
@@ -32,17 +31,6 @@ class Sweep:
         self._shift = shift
         self._wake = wake
         self._every_s = every_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_sweeping, name="sweep", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; a sweep that runs is finished first."""
-        self._over.set()
-        self._thread.join(self._every_s)
 
     def sweep(self) -> None:
         """Do all of it once.
@@ -53,18 +41,11 @@ class Sweep:
         shift, database = self._shift, self._shift.site.database
         workers.seen(replace(shift.info, draining=shift.leaving()), database=database)
         jobs.reap(database)
-        silence_s = self._every_s * SILENT_SWEEPS
+        lost_s, silence_s = self._every_s * LOST_SWEEPS, self._every_s * SILENT_SWEEPS
         # A busy worker would only fill the queue: those who are idle see the same rows.
-        if shift.idle_s() < LOST_HINT_S:
+        if shift.idle_s() < lost_s:
             return
-        for job_id in jobs.runnable(database, older_than_s=LOST_HINT_S, worker=shift.info):
+        for job_id in jobs.runnable(database, older_than_s=lost_s, worker=shift.info, limit=MOST_HINTS):
             self._wake(job_id)
         if shift.idle_s() > silence_s and jobs.runnable(database, older_than_s=silence_s, worker=shift.info):
             shift.begin_again()
-
-    def _keep_sweeping(self) -> None:
-        while not self._over.wait(self._every_s):
-            try:
-                self.sweep()
-            except Exception:  # the thread's outermost loop
-                log.exception("a sweep failed")

@@ -10,7 +10,7 @@ from api.dependencies import Infers, MetersDep, RuntimeDep
 from api.problems import problems
 from api.schemas.generations import GenerateRequest, GenerationOut
 from core.domain.adapters import AdapterNotFound, InvalidReference
-from core.domain.bases import BaseNotFound
+from core.domain.bases import BaseNotFound, BaseUnusable
 from core.domain.generation import (
     EngineFailed,
     EngineUnavailable,
@@ -30,6 +30,7 @@ FAILURES: Final = (
     QueueFull,
     EngineUnavailable,
     EngineFailed,
+    BaseUnusable,
 )
 ADAPTER: Final = {
     "summary": "An adapter",

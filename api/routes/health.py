@@ -1,8 +1,8 @@
 """Is it alive, is it ready, what has it done, what is it."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -13,6 +13,7 @@ from api.schemas.keys import WorkerOut
 from api.schemas.lists import ListOut, Out, listed
 from core.domain.pages import Page
 from core.services import health, jobs, workers
+from core.services.health import Part
 
 router: Final = APIRouter(tags=["service"])
 FEATURES: Final = ("datasets", "jobs", "adapters", "generate", "openai_chat")
@@ -58,13 +59,23 @@ async def version() -> VersionOut:
     return VersionOut(version=core.__version__, features=list(FEATURES))
 
 
+async def engines(rt: RuntimeDep) -> list[Part]:
+    """Say how each engine is; one that is down degrades, since data sets and jobs need none."""
+    return [
+        Part(name=f"engine {state.number}", status="ok", detail=", ".join(state.bases))
+        if state.is_up
+        else Part(name=f"engine {state.number}", status="degraded", detail="It does not answer.")
+        for state in await rt.engines.health()
+    ]
+
+
 @router.get("/readyz", summary="Readiness", responses={503: {"model": ReadyOut}})
-def ready(rt: RuntimeDep, response: Response) -> ReadyOut:
+def ready(rt: RuntimeDep, engines: Annotated[list[Part], Depends(engines)], response: Response) -> ReadyOut:
     """Say whether requests can be served: 200 while database and storage work, else 503.
 
     Broker, engines and workers are named too; without them requests are still taken.
     """
-    found = health.readiness(database=rt.database, store=rt.store, broker_url=rt.broker_url)
+    found = health.readiness(database=rt.database, store=rt.store, broker_url=rt.broker_url, engines=engines)
     response.status_code = 200 if found.ready else 503
     return ReadyOut.of(found)
 

@@ -27,7 +27,7 @@ def revision(database: Database) -> str | None:
         DatabaseUnavailable: It does not answer.
     """
     if database.is_sqlite and not Path(database.engine.url.database or "").exists():
-        return None  # connecting would make an empty file
+        return None
     with reading(database) as connection:
         if not inspect(connection).has_table(VERSION_TABLE):
             return None

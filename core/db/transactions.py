@@ -3,12 +3,15 @@
 Holds no I/O but SQL inside; a block on PostgreSQL waits 2 s for locks and 5 s for statements at most.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -64,19 +67,18 @@ class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
 
-def connect(url: str) -> Database:
+def connect(url: str, *, create: bool = False) -> Database:
     """Make the pool; nothing is connected yet.
 
     Args:
         url: `sqlite:///…` or `postgresql+psycopg://…`.
+        create: Whether a missing SQLite file may be made. Only an upgrade makes one: a service whose file has gone
+            must say so, not go on with an empty one.
     """
     if url.startswith("sqlite"):
+        path = make_url(url).database or ""
         engine = create_engine(
-            url,
-            connect_args={"timeout": 5.0, "check_same_thread": False},
-            pool_size=10,
-            max_overflow=20,
-            pool_timeout=5,
+            url, creator=partial(_open_sqlite, path, create=create), pool_size=10, max_overflow=20, pool_timeout=5
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
@@ -190,6 +192,11 @@ def _problem(error: DBAPIError) -> Problem | None:
     if error.connection_invalidated or (isinstance(error, OperationalError) and not mistake):
         return DatabaseUnavailable("The database does not answer; try again.", retry_after_s=1.0)
     return None
+
+
+def _open_sqlite(path: str, *, create: bool) -> sqlite3.Connection:
+    mode = "rwc" if create else "rw"
+    return sqlite3.connect(f"file:{quote(path)}?mode={mode}", uri=True, timeout=5.0, check_same_thread=False)
 
 
 def _prepare_sqlite(raw: Any, _entry: ConnectionPoolEntry) -> None:  # noqa: ANN401  (the driver's connection)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from core.domain import ids
 from core.domain.adapters import AdapterFile
-from core.errors import Conflict, Invalid, NotFound
+from core.errors import Conflict, Invalid, NotFound, Unavailable
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -54,6 +54,12 @@ class BaseConflict(Conflict):
     """The name belongs to a base with other bytes."""
 
     code = "base_conflict"
+
+
+class BaseUnusable(Unavailable):
+    """A base's own files keep it from being served; its operator has to import it again."""
+
+    code = "base_unusable"
 
 
 class InvalidBaseName(Invalid):

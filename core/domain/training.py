@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints, field_validator
 
 from core.domain import adapters
-from core.domain.written import Metadata, Written
+from core.domain.written import Metadata, Storable, Written
 from core.errors import Finding, Invalid
 
 MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -48,7 +48,7 @@ class TrainSpec(Written):
     dataset: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     name: str
     base_model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
-    system_prompt: Annotated[str, StringConstraints(max_length=32_768)] | None = None
+    system_prompt: Annotated[str, StringConstraints(max_length=32_768), Storable] | None = None
 
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
     overlong: Literal["error", "drop", "truncate"] = "error"
@@ -158,8 +158,12 @@ def resolve(spec: TrainSpec, *, dataset: str, validation_dataset: str | None, li
 
 
 def _settled(key: str, sent: Mapping[str, Any]) -> bool:
-    """A validation set of the user's own leaves no room for the preset's split."""
-    return key in sent or (key == "validation_ratio" and bool(sent.get("validation_dataset")))
+    """A validation set of the user's own leaves no room for the preset's split, nor a constant rate for its warm-up."""
+    return (
+        key in sent
+        or (key == "validation_ratio" and bool(sent.get("validation_dataset")))
+        or (key == "warmup_ratio" and sent.get("lr_scheduler_type") == "constant")
+    )
 
 
 def _contradictions(spec: TrainSpec, limits: Limits) -> list[Finding]:
@@ -184,6 +188,13 @@ def _contradictions(spec: TrainSpec, limits: Limits) -> list[Finding]:
                 f"{field} needs a validation set.",
                 "Send validation_ratio or validation_dataset too.",
             )
+    if spec.warmup_ratio and spec.lr_scheduler_type == "constant":
+        say(
+            "warmup_ratio",
+            "contradiction",
+            "A constant learning rate has no warm-up.",
+            "Send lr_scheduler_type 'constant_with_warmup', or leave warmup_ratio out.",
+        )
     if spec.r > limits.max_lora_rank:
         say(
             "r",

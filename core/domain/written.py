@@ -3,13 +3,22 @@
 import difflib
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("the character NUL (U+0000) can't be stored; leave it out")
+    return text
+
+
+Storable = AfterValidator(_without_nul)
+"""PostgreSQL stores every character of a text but one."""
 Metadata = Annotated[
     dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)],
-        Annotated[str, StringConstraints(max_length=512)],
+        Annotated[str, StringConstraints(min_length=1, max_length=64), Storable],
+        Annotated[str, StringConstraints(max_length=512), Storable],
     ],
     Field(max_length=16),
 ]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from core.domain.adapters import AdapterFile
 from core.domain.checkpoints import DamagedCheckpoint
@@ -19,7 +18,7 @@ from core.ml import folding, layouts, records, tensorfiles, tokenizerfiles
 from core.ml.layouts import EMBEDDING, NORM_BIAS, NORM_WEIGHT, Layout
 from core.ml.progress import Tally
 from core.ml.records import Record
-from core.ml.shards import Weights
+from core.ml.shards import Weights, finite
 from core.ml.sources import Source
 from core.ml.tensorfiles import Entry
 from core.ml.tokenizerfiles import Tokens
@@ -91,18 +90,18 @@ class Plan:
 
     def _blocks(self, name: str) -> Callable[[], Iterator[torch.Tensor]]:
         def plain() -> Iterator[torch.Tensor]:
-            yield _finite(name, self.weights.get(name))
+            for block in torch.split(self.weights.get(name), folding.ROWS_AT_ONCE):
+                yield finite(name, block)
 
         def folded() -> Iterator[torch.Tensor]:
             weight_H, bias_H = self._norm()
             for block_RH in torch.split(self.weights.get(name), folding.ROWS_AT_ONCE):
-                _finite(name, block_RH)
-                yield _finite(name, folding.fold(block_RH, weight_H, bias_H, eps=self.layout.eps))
+                yield finite(name, folding.fold(finite(name, block_RH), weight_H, bias_H, eps=self.layout.eps))
 
         return folded if name == EMBEDDING else plain
 
     def _norm(self) -> tuple[torch.Tensor, torch.Tensor]:
-        weight_H, bias_H = (_finite(name, self.weights.get(name).clone()) for name in (NORM_WEIGHT, NORM_BIAS))
+        weight_H, bias_H = (finite(name, self.weights.get(name).clone()) for name in (NORM_WEIGHT, NORM_BIAS))
         return weight_H, bias_H
 
     def _verify(self, stage: Path, written: tuple[AdapterFile, ...], tally: Tally) -> float:
@@ -111,21 +110,12 @@ class Plan:
         Returns:
             The largest difference of a folded row from torch's LayerNorm, in units in the last place.
         """
-        weight_H, bias_H = self._norm()
         worst = 0.0
         for file in written:
-            if not file.name.endswith(".safetensors"):
-                continue
-            for name, tensor in load_file(stage / file.name).items():
-                source = self.weights.get(name)
+            for name, tensor in tensorfiles.read(stage / file.name):
                 if name == EMBEDDING:
-                    blocks = (torch.split(table_RH, folding.ROWS_AT_ONCE) for table_RH in (tensor, source))
-                    pairs = zip(*blocks, strict=True)
-                    worst = max(
-                        folding.difference_ulp(new_RH, old_RH, weight_H, bias_H, eps=self.layout.eps)
-                        for new_RH, old_RH in pairs
-                    )
-                elif not torch.equal(tensor, source):
+                    worst = self._largest_difference(tensor)
+                elif not torch.equal(tensor, self.weights.get(name)):
                     raise DamagedCheckpoint(f"{name} reads back otherwise than it was written; is the disk sound?")
                 tally.add(tensor.numel() * tensor.element_size())
         if not worst <= MAX_ULP[self.dtype]:
@@ -133,6 +123,12 @@ class Plan:
                 f"A folded embedding row differs from the LayerNorm by {worst:.1f} units; expected {MAX_ULP[self.dtype]}."
             )
         return worst
+
+    def _largest_difference(self, folded_RH: torch.Tensor) -> float:
+        weight_H, bias_H = self._norm()
+        tables = (folded_RH, self.weights.get(EMBEDDING))
+        blocks = zip(*(torch.split(table_RH, folding.ROWS_AT_ONCE) for table_RH in tables), strict=True)
+        return max(folding.difference_ulp(new, old, weight_H, bias_H, eps=self.layout.eps) for new, old in blocks)
 
     def _config(self) -> Mapping[str, Any]:
         layout, ids = self.layout, self.tokens.pieces.ids
@@ -209,9 +205,3 @@ def _check_ids(config: Mapping[str, Any], tokens: Tokens) -> None:
                 f"config.json says {field} {str(config[field])[:20]}, tokenizer.model has {text} at {expected}; "
                 "one of them is another model's."
             )
-
-
-def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if not bool(torch.isfinite(tensor).all()):
-        raise DamagedCheckpoint(f"{name} holds NaN or infinite values; download the weights again.")
-    return tensor

@@ -40,14 +40,23 @@ def difference_ulp(
     A unit is that of the table's type at the value's size. Where the terms (row, mean, bias) cancel, fp32 itself has no
     digits below about 2^-20 of them, so the size is not taken below what makes that a unit.
     """
+    exact_RH = functional.layer_norm(table_RH.float(), (table_RH.shape[-1],), weight_H.float(), bias_H.float(), eps)
+    rounded_RH = exact_RH.to(table_RH.dtype)
+    differing_R = (rounded_RH != folded_RH).any(dim=-1)
+    if not bool(differing_R.any()):
+        return 0.0
+    gap_RH = (rounded_RH[differing_R].double() - folded_RH[differing_R].double()).abs()
+    size_RH = torch.maximum(rounded_RH[differing_R].double().abs(), folded_RH[differing_R].double().abs())
+    precision = torch.finfo(table_RH.dtype).eps
+    noise = 8 * torch.finfo(torch.float32).eps / precision
+    size_RH = torch.maximum(size_RH, noise * _terms(table_RH[differing_R], weight_H, bias_H, eps=eps))
+    unit_RH = torch.exp2(size_RH.clamp_min(torch.finfo(table_RH.dtype).tiny).log2().floor()) * precision
+    return float((gap_RH / unit_RH).max())
+
+
+def _terms(table_RH: torch.Tensor, weight_H: torch.Tensor, bias_H: torch.Tensor, *, eps: float) -> torch.Tensor:
+    """Add up what the LayerNorm adds and subtracts, without the signs."""
     wide_RH = table_RH.double()
     deviation_R1, mean_R1 = torch.std_mean(wide_RH, dim=-1, correction=0, keepdim=True)
     scale_R1 = (deviation_R1.square() + eps).rsqrt()
-    terms_RH = (wide_RH.abs() + mean_R1.abs()) * scale_R1 * weight_H.double().abs() + bias_H.double().abs()
-    exact_RH = functional.layer_norm(table_RH.float(), (table_RH.shape[-1],), weight_H.float(), bias_H.float(), eps)
-    rounded_RH = exact_RH.to(table_RH.dtype).double()
-    precision = torch.finfo(table_RH.dtype).eps
-    noise_RH = terms_RH * (8 * torch.finfo(torch.float32).eps / precision)
-    size_RH = torch.maximum(torch.maximum(rounded_RH.abs(), folded_RH.double().abs()), noise_RH)
-    unit_RH = torch.exp2(size_RH.clamp_min(torch.finfo(table_RH.dtype).tiny).log2().floor()) * precision
-    return float(((rounded_RH - folded_RH.double()).abs() / unit_RH).max())
+    return (wide_RH.abs() + mean_R1.abs()) * scale_R1 * weight_H.double().abs() + bias_H.double().abs()

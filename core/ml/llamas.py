@@ -12,9 +12,10 @@ import torch
 from core.domain.adapters import AdapterFile
 from core.domain.checkpoints import DamagedCheckpoint, UnsupportedCheckpoint
 from core.ml import layouts, records
+from core.ml.folding import ROWS_AT_ONCE
 from core.ml.progress import Tally
 from core.ml.records import Record
-from core.ml.shards import Weights
+from core.ml.shards import Weights, finite
 from core.ml.sources import Source, chunks
 from core.text.chat import Renderer
 from core.text.segments import SENTENCEPIECE_FILE
@@ -52,8 +53,8 @@ class Plan:
         for file in sources:
             self._copy(file, stage / file.name, tally)
         for name, info in self.weights.tensors.items():
-            if not bool(torch.isfinite(self.weights.get(name)).all()):
-                raise DamagedCheckpoint(f"{name} holds NaN or infinite values; get the weights again.")
+            for block in torch.split(self.weights.get(name), ROWS_AT_ONCE):
+                finite(name, block)
             tally.add(info.bytes)
         renderer = Renderer.load(stage)
         chat = () if renderer.can_chat else ("The folder has no chat template: a base without a chat format.",)

@@ -50,7 +50,7 @@ class SentencePieces:
         self._check()
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise damaged from error
 
     def __len__(self) -> int:
@@ -114,7 +114,10 @@ class SentencePieces:
         spec = self._model.normalizer_spec
         steps: list[Any] = []
         if spec.precompiled_charsmap:
-            steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+            try:
+                steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+            except Exception as error:  # tokenizers raises bare Exception
+                raise DamagedCheckpoint("The character map of tokenizer.model can't be read.") from error
         if spec.remove_extra_whitespaces:
             # SentencePiece means U+0020 alone; at the end also the piece that stands for it.
             steps += [
@@ -126,8 +129,8 @@ class SentencePieces:
 
     def _check(self) -> None:
         trainer, normalizer = self._model.trainer_spec, self._model.normalizer_spec
-        if len(self.ids) != len(self._model.pieces):
-            raise DamagedCheckpoint("tokenizer.model lists a piece twice.")
+        if len(self.ids) != len(self._model.pieces) or not all(isinstance(piece, str) and piece for piece in self.ids):
+            raise DamagedCheckpoint("tokenizer.model lists a piece twice, or one that is no text.")
         if missing := [text for text in BASIC if text not in self.ids]:
             raise UnsupportedCheckpoint(f"tokenizer.model has no piece {', '.join(missing)}; BlueLM's has all four.")
         faults = {

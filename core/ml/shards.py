@@ -38,6 +38,9 @@ READER_ERRORS: Final = (
     struct.error,
 )
 
+# Likewise for Python's zip reader, whose headers are as easily torn.
+ARCHIVE_ERRORS: Final = (zipfile.BadZipFile, *READER_ERRORS)
+
 
 class Weights:
     """The tensors of a folder by name; `files` are the shards and, where there is one, the index.
@@ -90,6 +93,18 @@ class Weights:
         return self._opened[1]
 
 
+def finite(name: str, values: torch.Tensor) -> torch.Tensor:
+    """Return the values if all are finite numbers.
+
+    Raises:
+        DamagedCheckpoint: One is NaN or infinite.
+    """
+    # One pass: NaN goes through both ends, and an infinity is one of them.
+    if values.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
+        raise DamagedCheckpoint(f"{name} holds NaN or infinite values; get the weights again.")
+    return values
+
+
 def verify_checksums(path: Path, *, read: Callable[[int], None]) -> None:
     """Hold a .bin archive's records against their own CRC-32; `read` is told of each chunk's bytes.
 
@@ -102,7 +117,7 @@ def verify_checksums(path: Path, *, read: Callable[[int], None]) -> None:
                 with archive.open(record) as file:
                     while chunk := file.read(CHUNK_BYTES):
                         read(len(chunk))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError) as error:
+    except ARCHIVE_ERRORS as error:
         raise DamagedCheckpoint(f"{path.name} fails its own checksum; download it again.") from error
 
 
@@ -159,7 +174,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError, struct.error) as error:
+    except ARCHIVE_ERRORS as error:
         raise DamagedCheckpoint(
             f"{path.name} is cut off, or was saved by torch before 1.6; download it again, or save it anew."
         ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import safe_open
 
 from core.domain.adapters import AdapterFile
 from core.ml.layouts import TensorInfo
@@ -83,6 +84,17 @@ def write(path: Path, entries: Sequence[Entry], *, written: Callable[[int], None
         file.flush()
         os.fsync(file.fileno())
     return AdapterFile(name=path.name, sha256=digest.hexdigest(), bytes=size)
+
+
+def read(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a file one by one, mapped anew each, so that pages read before are let go; other files: none."""
+    if path.suffix != ".safetensors":
+        return
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    for name in names:
+        with safe_open(path, framework="pt") as file:
+            yield name, file.get_tensor(name)
 
 
 def _header(entries: Sequence[Entry]) -> bytes:

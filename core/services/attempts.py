@@ -6,14 +6,12 @@ worker must stop. Users' half is core/services/jobs.py.
 
 import math
 import random
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final, Literal, TypeVar, assert_never
 
 from core.db.clocks import wall
-from core.db.transactions import Database, DatabaseUnavailable, snapshot, transaction
+from core.db.transactions import Database, snapshot, transaction
 from core.domain import ids
 from core.domain.adapters import Adapter, NewAdapter
 from core.domain.jobs import (
@@ -32,11 +30,10 @@ from core.domain.jobs import (
 from core.domain.training import Checkpointed, Evaluated, Progress, TrainingEvent
 from core.domain.workers import WorkerInfo
 from core.services import endings
+from core.services.commits import surely
 from core.services.endings import Reason
 
 T = TypeVar("T")
-PAUSES_S: Final = (0.1, 0.3, 1.0, 2.0, 4.0)
-"""Waits between tries of a transaction whose end nobody knows; together well within a lease."""
 REAPED_AT_ONCE: Final = 100
 
 
@@ -186,7 +183,7 @@ def succeed(
             found = tx.adapters.final_of(held.job.id)
         return found if found is not None and found.id == adapter_id else None
 
-    made = _surely(publish, known=published)
+    made = surely(publish, known=published)
     if made is None:
         raise JobCancelled(f"Job {held.job.id} was cancelled before its adapter was registered.")
     return made
@@ -207,7 +204,7 @@ def fail(held: Claim, failure: Failure, *, database: Database) -> Job:
             move = endings.after_failure(job, failure, earlier=earlier, jitter=random.random())
             return endings.end(tx, job, move, outcome=failure.failure_class.value, failure=failure)
 
-    return _surely(give_up, known=lambda: _ended(held, database))
+    return surely(give_up, known=lambda: _ended(held, database))
 
 
 def release(held: Claim, *, to: Literal[Status.CANCELLED, Status.PAUSED, Status.QUEUED], database: Database) -> Job:
@@ -225,7 +222,7 @@ def release(held: Claim, *, to: Literal[Status.CANCELLED, Status.PAUSED, Status.
             tx.attempts.spend(job.id, held.attempt)
             return endings.release(tx, job, to=to)
 
-    return _surely(let_go, known=lambda: _ended(held, database))
+    return surely(let_go, known=lambda: _ended(held, database))
 
 
 def reap(database: Database) -> int:
@@ -305,25 +302,6 @@ def _event(
     level: Literal["info", "warn"] = "info",
 ) -> Event:
     return Event(job_id=held.job.id, seq=seq, type=kind, level=level, message=message, created_at=wall(), data=data)
-
-
-def _surely(act: Callable[[], T], *, known: Callable[[], T | None]) -> T:
-    """Run a transaction that must end, even if the connection dies in its COMMIT, when nobody knows which way it went.
-
-    Args:
-        act: The transaction.
-        known: Reads whether an earlier `act` was committed, and what it gave; None when it was not.
-    """
-    for pause_s in PAUSES_S:
-        try:
-            return act()
-        except DatabaseUnavailable:
-            time.sleep(pause_s)
-        with suppress(DatabaseUnavailable):
-            done = known()
-            if done is not None:
-                return done
-    return act()
 
 
 def _ended(held: Claim, database: Database) -> Job | None:

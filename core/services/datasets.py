@@ -175,8 +175,8 @@ def fetch_to(dataset: Dataset, path: Path, store: Store) -> Path:
 
 
 def sweep(*, store: Store, database: Database, older_than: timedelta = ORPHAN_AGE) -> int:
-    """Remove uploaded objects that no row points to, left by a crash between the bytes and the row."""
-    removed = 0
+    """Remove uploaded bytes that no row points to, left by a crash before the row; gives how many objects."""
+    removed = store.drop_scratch(older_than=older_than)
     batch: list[str] = []
     for key in store.older_than(older_than, prefix="blobs"):
         batch.append(key)

@@ -1,38 +1,24 @@
-"""What users ask of jobs: submit, look, cancel.
+"""What is asked and told of jobs; here are looking at them and cancelling.
 
-The worker's half is core/services/attempts.py; both read as `jobs.…`.
+Submitting is in core/services/submissions.py, the worker's half in attempts.py; all read as `jobs.…`.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 from core.db.clocks import wall
 from core.db.jobs import Move
-from core.db.transactions import Database, Transaction, snapshot, transaction
-from core.domain import ids, training
-from core.domain.adapters import NameTaken
-from core.domain.bases import Base
-from core.domain.datasets import Dataset, DatasetNotFound, DatasetNotReady, InvalidDataset
+from core.db.transactions import Database, snapshot, transaction
+from core.domain import ids
 from core.domain.jobs import (
     ENDED,
     Event,
     Job,
     JobAlreadyFinished,
-    JobNotFound,
-    JobProgress,
     Metric,
-    Phase,
     Status,
 )
-from core.domain.keys import Caller, Role, RoleTooLow
+from core.domain.keys import Caller
 from core.domain.pages import Filters, InvalidFilter, Page, cursor
-from core.domain.training import TrainSpec
-from core.domain.workers import capacity
-from core.errors import Overloaded
-from core.services import bases, idempotency
 from core.services.attempts import (
     add_checkpoint,
     beat,
@@ -46,8 +32,10 @@ from core.services.attempts import (
     release,
     runnable,
     succeed,
+    tidy,
 )
-from core.services.idempotency import Stored
+from core.services.lookups import explained, found, unknown
+from core.services.submissions import Policy, Submitted, TooManyJobs, name_only, submit
 
 __all__ = [
     "Policy",
@@ -73,96 +61,10 @@ __all__ = [
     "runnable",
     "submit",
     "succeed",
+    "tidy",
 ]
 
-MAX_ATTEMPTS: Final = 4
-NO_WORKER: Final = "no_capable_worker"
 SHOWN: Final = frozenset({*(status.value for status in Status), "pausing"})
-
-
-class TooManyJobs(Overloaded):
-    """The project has as many queued jobs as this deployment allows."""
-
-    code = "too_many_queued_jobs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What this deployment gives and allows to jobs. `default_base` None: the only base there is."""
-
-    default_base: str | None
-    max_lora_rank: int
-    max_queued_jobs: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
-    """A job, what its request is answered, and whether an earlier request with the same key made it.
-
-    A repeated request gets the first one's `answer`, word for word, whatever has become of the job since.
-    """
-
-    job: Job
-    answer: Stored
-    replayed: bool
-
-
-def name_only(job: Job) -> str:
-    """The least that an answer can say of a job; a repeated request finds the job by it."""
-    return json.dumps({"id": job.id})
-
-
-def submit(
-    spec: TrainSpec,
-    sent_json: str,
-    *,
-    caller: Caller,
-    key: str | None,
-    request_sha256: str,
-    policy: Policy,
-    database: Database,
-    wake: Callable[[str], None],
-    show: Callable[[Job], str] = name_only,
-) -> Submitted:
-    """Queue one job, or give the one this key made.
-
-    The row is the queue: if we die before `wake`, a sweep wakes a worker later.
-
-    Args:
-        spec: As validated.
-        sent_json: The same as it came, kept word for word.
-        caller: Whose job it is.
-        key: The Idempotency-Key, if one came.
-        request_sha256: Of the request that the key stands for.
-        policy: Of this deployment.
-        database: Where the job is put.
-        wake: Told of the job once it is committed.
-        show: Writes the answer, a JSON object with the job's `id`, which is kept under the key.
-
-    Raises:
-        RoleTooLow: A priority above 0 from a key that is no admin.
-        DatasetNotFound, DatasetNotReady, InvalidDataset: Of the data sets the spec names.
-        BaseNotFound: No such base, or several and none named.
-        NameTaken: The adapter would be called like a base.
-        InvalidSpec: Fields contradict each other or the limits.
-        TooManyJobs: The project's queue is full.
-        KeyReused, KeyInFlight: See core/services/idempotency.py.
-    """
-    if spec.priority > 0 and caller.role is not Role.ADMIN:
-        raise RoleTooLow("A priority above 0 needs an admin key; send 0 or less.", param="priority")
-    with transaction(database) as tx:
-        earlier = idempotency.replay(tx, project_id=caller.project_id, key=key, request_sha256=request_sha256)
-        if earlier is not None:
-            made = _found(tx, json.loads(earlier.response)["id"], caller)
-            return Submitted(job=_explained(tx, [made])[0], answer=earlier, replayed=True)
-        job = _queued(tx, spec, sent_json, caller=caller, policy=policy)
-        tx.jobs.add(job, spec_sha256=hashlib.sha256(job.spec_resolved.encode()).hexdigest())
-        tx.outbox.add("wake", job_id=job.id)
-        job = _explained(tx, [job])[0]
-        answer = Stored(status=202, response=show(job))
-        idempotency.remember(tx, project_id=caller.project_id, key=key, answer=answer)
-    wake(job.id)
-    return Submitted(job=job, answer=answer, replayed=False)
 
 
 def get(job_id: str, *, caller: Caller, database: Database) -> Job:
@@ -172,7 +74,7 @@ def get(job_id: str, *, caller: Caller, database: Database) -> Job:
         JobNotFound: The project has none of this id.
     """
     with snapshot(database) as tx:
-        return _explained(tx, [_found(tx, job_id, caller)])[0]
+        return explained(tx, [found(tx, job_id, caller)])[0]
 
 
 def listing(filters: Filters, *, caller: Caller, database: Database) -> Page[Job]:
@@ -187,7 +89,7 @@ def listing(filters: Filters, *, caller: Caller, database: Database) -> Page[Job
         raise InvalidFilter(f"No job has the status {filters.status[:40]!r}; use one of {known}.", param="status")
     with snapshot(database) as tx:
         page = tx.jobs.page(filters, project_id=caller.project_id, after=after)
-        return Page(tuple(_explained(tx, page.data)), has_more=page.has_more)
+        return Page(tuple(explained(tx, page.data)), has_more=page.has_more)
 
 
 def events(job_id: str, *, caller: Caller, database: Database, after_seq: int = 0, limit: int = 100) -> Page[Event]:
@@ -197,7 +99,7 @@ def events(job_id: str, *, caller: Caller, database: Database, after_seq: int = 
         JobNotFound: The project has none of this id.
     """
     with snapshot(database) as tx:
-        job = _found(tx, job_id, caller)
+        job = found(tx, job_id, caller)
         return tx.events.page(job.id, after_seq=after_seq, limit=limit)
 
 
@@ -208,7 +110,7 @@ def metrics(job_id: str, *, caller: Caller, database: Database) -> tuple[Metric,
         JobNotFound: The project has none of this id.
     """
     with snapshot(database) as tx:
-        return tx.events.metrics(_found(tx, job_id, caller).id)
+        return tx.events.metrics(found(tx, job_id, caller).id)
 
 
 def counts(*, database: Database) -> dict[Status, int]:
@@ -229,7 +131,7 @@ def cancel(job_id: str, *, caller: Caller, database: Database) -> Job:
     with transaction(database) as tx:
         job = tx.jobs.lock(job_id, project_id=caller.project_id) if ids.is_id(job_id, "job") else None
         if job is None:
-            raise _unknown(job_id)
+            raise unknown(job_id)
         if job.status is Status.CANCELLED or (job.status is Status.RUNNING and job.cancel_requested_at):
             return job
         if job.status in ENDED:
@@ -237,100 +139,3 @@ def cancel(job_id: str, *, caller: Caller, database: Database) -> Job:
         if job.status is Status.RUNNING:
             return tx.jobs.ask(job, cancel_at=wall())
         return tx.jobs.move(job, Move(to=Status.CANCELLED, message="The job was cancelled before it ran."))
-
-
-def _queued(tx: Transaction, spec: TrainSpec, sent_json: str, *, caller: Caller, policy: Policy) -> Job:
-    base = bases.choose(tx, spec.base_model, default=policy.default_base)
-    if tx.bases.called(spec.name) is not None:
-        raise NameTaken(f"{spec.name!r} is the name of a base; give the adapter another.", param="name")
-    if tx.jobs.waiting(caller.project_id) >= policy.max_queued_jobs:
-        raise TooManyJobs(
-            f"This project has {policy.max_queued_jobs} queued jobs, which is the limit; try later.", retry_after_s=60.0
-        )
-    dataset = _dataset(tx, spec.dataset, caller=caller, param="dataset")
-    validation = None
-    if spec.validation_dataset is not None:
-        validation = _dataset(tx, spec.validation_dataset, caller=caller, param="validation_dataset")
-    return _job(spec, sent_json, base=base, dataset=dataset, validation=validation, caller=caller, policy=policy)
-
-
-def _job(
-    spec: TrainSpec,
-    sent_json: str,
-    *,
-    base: Base,
-    dataset: Dataset,
-    validation: Dataset | None,
-    caller: Caller,
-    policy: Policy,
-) -> Job:
-    limits = training.Limits(
-        base_model=base.name, context_length=base.context_length, max_lora_rank=policy.max_lora_rank
-    )
-    validation_id = None if validation is None else validation.id
-    resolved = training.resolve(spec, dataset=dataset.id, validation_dataset=validation_id, limits=limits)
-    return Job(
-        id=ids.new("job"),
-        project_id=caller.project_id,
-        created_by=caller.key_id,
-        status=Status.QUEUED,
-        phase=Phase.WAITING,
-        status_reason=None,
-        priority=spec.priority,
-        spec_sent=sent_json,
-        spec_resolved=resolved.model_dump_json(),
-        name=spec.name,
-        base_id=base.id,
-        dataset_id=dataset.id,
-        validation_dataset_id=validation_id,
-        metadata=dict(spec.metadata),
-        progress=JobProgress(),
-        attempt=0,
-        max_attempts=MAX_ATTEMPTS,
-        failure=None,
-        adapter=None,
-        cancel_requested_at=None,
-        pause_requested_at=None,
-        finish_requested_at=None,
-        created_at=wall(),
-        started_at=None,
-        ended_at=None,
-    )
-
-
-def _dataset(tx: Transaction, reference: str, *, caller: Caller, param: str) -> Dataset:
-    """Find a data set that can be trained on now, and keep it from being deleted meanwhile."""
-    dataset = tx.datasets.referred(reference, project_id=caller.project_id)
-    if dataset is None or not tx.datasets.hold(dataset.id):
-        raise DatasetNotFound(
-            f"There is no data set {reference[:100]!r}; use its ds_… id, its name, or name@N.", param=param
-        )
-    if dataset.status == "processing":
-        raise DatasetNotReady(f"Data set {dataset.id} is still being validated.", param=param, retry_after_s=2.0)
-    if dataset.status == "invalid":
-        raise InvalidDataset(f"Data set {dataset.id} is not valid; its report says why.", param=param)
-    return dataset
-
-
-def _found(tx: Transaction, job_id: str, caller: Caller) -> Job:
-    job = tx.jobs.get(job_id, project_id=caller.project_id) if ids.is_id(job_id, "job") else None
-    if job is None:
-        raise _unknown(job_id)
-    return job
-
-
-def _unknown(job_id: str) -> JobNotFound:
-    return JobNotFound(f"There is no job {job_id[:60]!r}.")
-
-
-def _explained(tx: Transaction, found: Sequence[Job]) -> list[Job]:
-    """Say of queued jobs when no living worker could run them: nothing would ever tell otherwise."""
-    queued = {job.base_id for job in found if job.status is Status.QUEUED}
-    if not queued:
-        return list(found)
-    most = capacity(tx.workers.alive())
-    sizes = tx.bases.parameters(queued)
-    return [
-        replace(job, status_reason=NO_WORKER) if job.status is Status.QUEUED and sizes[job.base_id] > most else job
-        for job in found
-    ]

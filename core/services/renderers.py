@@ -4,7 +4,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from core.domain.bases import Base
+from core.domain.bases import Base, BaseUnusable
+from core.domain.checkpoints import DamagedCheckpoint, UnsupportedCheckpoint
 from core.storage import bundles
 from core.storage.objects import Store
 from core.text.chat import Renderer
@@ -25,8 +26,8 @@ class Renderers:
         """Give the base's renderer.
 
         Raises:
-            DamagedCheckpoint: A file is not what its name says.
-            UnsupportedCheckpoint: The tokenizer is of a kind not known here.
+            BaseUnusable: Its files are missing, damaged, or of a kind not known here.
+            Unavailable: The store does not answer.
         """
         with self._lock:
             found = self._loaded.pop(base.fingerprint, None) or self._load(base)
@@ -37,4 +38,8 @@ class Renderers:
 
     def _load(self, base: Base) -> Renderer:
         files = tuple(file for file in base.files if not file.name.endswith(".safetensors"))
-        return Renderer.load(bundles.fetch(files, self._cache_dir / base.fingerprint, self._store))
+        folder = bundles.fetch(files, self._cache_dir / base.fingerprint, self._store)
+        try:
+            return Renderer.load(folder)
+        except (DamagedCheckpoint, UnsupportedCheckpoint) as error:
+            raise BaseUnusable(f"The files of base {base.name} can't be used: {error.detail}") from error

@@ -208,6 +208,16 @@ class Store:
             for batch in obstore.list(self.backend, prefix=prefix):
                 yield from (entry["path"] for entry in batch if entry["last_modified"] < before)
 
+    def drop_scratch(self, *, older_than: timedelta) -> int:
+        """Remove what streams of killed processes left in a folder, which no listing shows; gives how many."""
+        if self.folder is None:
+            return 0
+        before = datetime.now(UTC).timestamp() - older_than.total_seconds()
+        stale = [path for path in self.folder.glob("*/*#*") if path.stat().st_mtime < before]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
     def check(self) -> None:
         """Say whether the store can take bytes, at the cost of one small request.
 

@@ -30,7 +30,7 @@ def _request(pieces: Sequence[bytes], *, content_type: str = f"multipart/form-da
         return dict(next(left))
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", content_type.encode())]}
-    return Request(scope, receive)  # type: ignore[arg-type]
+    return Request(scope, receive)
 
 
 def _read(form: Form) -> bytes:

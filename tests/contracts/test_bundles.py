@@ -90,7 +90,7 @@ def test_rotten_bytes_in_the_store_are_refused_and_nothing_appears(store: Store,
     obstore.put(store.backend, f"sha256/{weights.sha256}", b"\0" * weights.bytes)
     cache = tmp_path / "cache"
 
-    with pytest.raises(BrokenBundle, match="adapter_model.safetensors"):
+    with pytest.raises(BrokenBundle, match=r"adapter_model\.safetensors"):
         bundles.fetch_bundle(sealed.manifest_sha256, cache / "adapter", store)
 
     assert list(cache.iterdir()) == []

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
@@ -134,6 +135,11 @@ class TestSubmit:
     def test_limits_of_the_deployment_hold(self, world: World) -> None:
         with pytest.raises(InvalidSpec):
             world.submit(r=128)
+
+    def test_what_postgresql_can_not_store_is_refused_at_the_door(self) -> None:
+        for fields in ({"metadata": {"a\0": "b"}}, {"metadata": {"a": "\0"}}, {"system_prompt": "a\0b"}):
+            with pytest.raises(ValidationError, match="NUL"):
+                TrainSpec.model_validate({"dataset": "rows", "name": "persona"} | fields)
 
     def test_only_admins_jump_the_queue(self, world: World) -> None:
         with pytest.raises(RoleTooLow):
@@ -426,7 +432,7 @@ class TestEnds:
             ended = world.job(job.id)
             assert (adapter.reference, adapter.job_id, adapter.kind) == (f"persona@{version}", job.id, "final")
             assert adapter.metadata == {"team": "search"}
-            assert (ended.status, ended.status_reason, ended.adapter_id) == (
+            assert (ended.status, ended.status_reason, ended.adapter and ended.adapter.id) == (
                 Status.SUCCEEDED,
                 "early_stopped",
                 adapter.id,
@@ -454,7 +460,7 @@ class TestEnds:
         with pytest.raises(JobCancelled):
             jobs.succeed(held, adapter=a_new_adapter(), reason="completed", database=world.database)
         ended = world.job(job.id)
-        assert (ended.status, ended.adapter_id) == (Status.CANCELLED, None)
+        assert (ended.status, ended.adapter) == (Status.CANCELLED, None)
 
     def test_a_success_that_was_committed_first_wins_over_cancel(self, world: World) -> None:
         job = in_status(world, Status.SUCCEEDED)
@@ -521,6 +527,40 @@ class TestEnds:
             else:
                 ended = jobs.release(held, to=Status.QUEUED, database=world.database)
             assert ended.status is Status.CANCELLED
+
+
+def test_what_is_kept_for_a_day_goes_after_it(world: World) -> None:
+    first = world.submitted(key="k1").job
+    jobs.tidy(world.database)
+    assert world.submitted(key="k1").job.id == first.id
+    day = 24 * 3600 + 10
+    with world.database.engine.begin() as connection:
+        for table in ("idempotency", "outbox"):
+            connection.execute(text(f"UPDATE {table} SET created_at = created_at - {day}"))
+    assert world.submitted(key="k1", r=4).replayed is False
+    with transaction(world.database) as tx:
+        assert len(tx.outbox.unsent(10)) == 2
+    jobs.tidy(world.database)
+    with transaction(world.database) as tx:
+        assert len(tx.outbox.unsent(10)) == 1
+
+
+def test_usage_adds_up(world: World) -> None:
+    with transaction(world.database) as tx:
+        for adapter_id in ("ad_1", "ad_1", None):
+            tx.usage.add(
+                day="2026-01-31",
+                project_id=world.caller.project_id,
+                key_id=world.caller.key_id,
+                adapter_id=adapter_id,
+                prompt_tokens=10,
+                completion_tokens=5,
+            )
+    with world.database.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT adapter_id, requests, prompt_tokens, completion_tokens FROM usage ORDER BY adapter_id")
+        ).all()
+    assert [tuple(row) for row in rows] == [("", 1, 10, 5), ("ad_1", 2, 20, 10)]
 
 
 def test_after_a_reboot_every_lease_has_run_out(sqlite_url: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -202,6 +203,38 @@ def test_a_bucket_that_does_not_exist_is_not_ready(s3: S3, monkeypatch: pytest.M
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(UnknownStore, match="'ftp'"):
         Store.open("ftp://host/folder")
+
+
+RECEIVE_UNTIL_KILLED = """
+import asyncio, sys
+from core.storage.objects import Store
+
+async def endless():
+    for number in range(10**9):
+        yield b"x" * 2**20
+        if number == 20:
+            print("under way", flush=True)
+        await asyncio.sleep(0.001)
+
+asyncio.run(Store.open(sys.argv[1]).receive(endless(), limit_bytes=2**50))
+"""
+
+
+def test_a_process_killed_in_a_stream_leaves_nothing_visible_and_its_scratch_is_dropped(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RECEIVE_UNTIL_KILLED, tmp_path.as_uri()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "under way\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    store = Store.open(tmp_path.as_uri())
+
+    assert blobs(store) == set()
+    assert len(list((tmp_path / "blobs").iterdir())) == 1
+    assert store.drop_scratch(older_than=timedelta(hours=1)) == 0
+    assert store.drop_scratch(older_than=ANY_AGE) == 1
+    assert list((tmp_path / "blobs").iterdir()) == []
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@ from collections.abc import Iterator
 from itertools import repeat
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from core.domain import inspections
+from core.domain import formats, inspections
 from core.domain.datasets import MAX_FINDINGS, Summary
 from tests.support.streams import cut
 
@@ -123,6 +125,49 @@ def test_one_bad_row_does_not_hide_the_next() -> None:
         (4, "unknown_field", "outputs"),
     ]
     assert found.findings[-1].hint == "Did you mean output?"
+
+
+SEEDS = (
+    GOOD * 3,
+    b'[{"instruction": "a", "input": "\\"[", "output": "b", "history": [["c", "d"]]},\n{"inputs": "[|Human|]:a", "targets": "b"}]',
+)
+SPICES = (
+    b'"',
+    b"\\",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b"\n",
+    b"\0",
+    b"\xff",
+    b"\xc0",
+    b"\xef\xbb\xbf",
+    b"1e999",
+    b"NaN",
+    b"\\ud800",
+    b"",
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_no_bytes_whatever_bring_the_inspection_down(data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(SEEDS) | st.binary(max_size=200)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(content)))
+        content[at : at + data.draw(st.integers(0, 5))] = data.draw(st.sampled_from(SPICES) | st.binary(max_size=3))
+
+    whole = inspections.inspect([bytes(content)])
+    in_bytes = inspections.inspect(cut(bytes(content), 1))
+
+    assert whole == in_bytes
+    assert whole.is_acceptable == (whole.summary.errors == 0)
+    if whole.is_acceptable:
+        rows = list(formats.parse([bytes(content)]))
+        assert len(rows) == whole.summary.rows > 0
+        assert all(turn.content.encode() for row in rows for turn in row.turns)
 
 
 def test_a_row_with_a_hundred_thousand_names_is_refused_quickly() -> None:

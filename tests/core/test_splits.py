@@ -22,7 +22,8 @@ def test_no_prompt_stands_on_both_sides(prompts: list[str], ratio: float, seed: 
     both = split(given_rows, ratio=ratio, seed=seed)
 
     asked = [{row.turns[0].content for row in side} for side in (both.train, both.validation)]
-    assert asked[0] and asked[1]
+    assert asked[0]
+    assert asked[1]
     assert not asked[0] & asked[1]
     assert sorted([*both.train, *both.validation], key=lambda row: row.line) == given_rows
     for side in (both.train, both.validation):

@@ -56,10 +56,6 @@ class Postgres:
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
 
-    def drop(self, name: str) -> None:
-        """Remove a database, whoever is connected."""
-        self._execute(f"DROP DATABASE {name} WITH (FORCE)")
-
     def close(self) -> None:
         """Stop the server and remove its files."""
         self.process.send_signal(signal.SIGQUIT)  # no tidy end for what is thrown away

@@ -94,6 +94,12 @@ class Attempt:
             messages.Finished(bundle_dir=str(folder), step=self.step, trained_tokens=self.step * 10, reason=reason)
         )
 
+    def finish_unexplained(self) -> None:
+        folder = self.output / "adapter"
+        self.fill(folder)
+        bundles.seal(folder, {})
+        self.pipe.say(messages.Finished(bundle_dir=str(folder), step=1, trained_tokens=1, reason="completed"))
+
     def finish_elsewhere(self) -> None:
         self.pipe.say(messages.Finished(bundle_dir="/", step=1, trained_tokens=1, reason="completed"))
 

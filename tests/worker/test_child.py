@@ -16,7 +16,8 @@ import pytest
 from core.domain.jobs import Phase
 from core.domain.training import TrainSpec
 from worker import logfiles, messages
-from worker.child import Child, ChildGarbled, ChildGone, Program, Resident, environment
+from worker.child import Child, ChildGarbled, ChildGone, Program, environment
+from worker.resident import Resident
 
 
 def scripted(tmp_path: Path, *runs: list[Any]) -> Program:

@@ -1,6 +1,7 @@
 """One attempt from claim to end: real database, real store, a real process that plays a trainer's script."""
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -20,8 +21,9 @@ from tests.support import workshops
 from tests.support.workshops import Workshop
 from worker import supervise as supervising
 from worker import verdicts
-from worker.child import Child, Program, Resident
+from worker.child import Child, Program
 from worker.inputs import Site
+from worker.resident import Resident
 from worker.shift import Leaving
 
 ROWS = [{"instruction": "问", "input": "", "output": "答"}]
@@ -117,7 +119,7 @@ def test_a_finished_attempt_registers_one_adapter_and_leaves_no_scratch(shop: Wo
         assert child_of(stage).alive()
     ended = shop.job(job.id)
     assert ended.status is Status.SUCCEEDED
-    assert ended.adapter_id is not None
+    assert ended.adapter is not None
     assert ended.progress.step == 5
     assert shop.adapters() == 1
     assert list((shop.folder / "scratch").iterdir()) == []
@@ -427,3 +429,28 @@ def test_a_killed_trainer_is_out_of_memory_only_if_the_kernel_counted_a_kill(
         with meanwhile(kill):
             stage.play()
     assert shop.job(job.id).status_reason == "oom"
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_wish_is_heard_while_the_base_is_fetched(shop: Workshop, tmp_path: Path, leaves: bool) -> None:
+    job = shop.submit()
+    assert shop.store.folder is not None
+    # Reading a pipe that nobody writes to takes for ever, as a slow store does.
+    for path in (shop.store.folder / "sha256").iterdir():
+        path.unlink()
+        os.mkfifo(path)
+    claim = shop.claim()
+    with staged(shop, [["finish"]]) as stage:
+        began = time.monotonic()
+        with meanwhile(lambda: setattr(stage.leaving, "asked", True) if leaves else shop.cancel(job.id)):
+            supervising.supervise(claim, site=stage.site(), resident=stage.resident, stopping=stage.leaving)
+        assert time.monotonic() - began < 2.0
+    assert shop.job(job.id).status is (Status.QUEUED if leaves else Status.CANCELLED)
+
+
+def test_a_manifest_that_says_nothing_makes_no_adapter(shop: Workshop) -> None:
+    job = shop.submit()
+    with staged(shop, [["progress", 1], ["finish_unexplained"]]) as stage:
+        stage.play()
+    assert shop.job(job.id).status_reason == "integrity"
+    assert shop.adapters() == 0

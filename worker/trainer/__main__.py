@@ -4,17 +4,18 @@ Requests and replies are lines of worker/messages on their own descriptors; stdo
 """
 
 import faulthandler
+import logging
 import os
 import queue
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 import torch
 from pydantic import ValidationError
+from transformers.utils.logging import disable_progress_bar
 
 from core.domain.jobs import FailureClass, Phase
 from core.domain.training import TrainingEvent
@@ -22,6 +23,8 @@ from worker.messages import MAX_LINE_BYTES, Entered, Failed, Line, Ready, Run, S
 from worker.trainer.attempt import HeldBase, run_attempt
 from worker.trainer.failures import classify
 from worker.trainer.wishes import Wishes
+
+log = logging.getLogger(__name__)
 
 BAD_REQUEST: Final = 65
 WORN_OUT: Final = 70
@@ -78,7 +81,7 @@ class Pipe:
                 request = requests.validate_json(text)
             except ValidationError as error:
                 # Not answered: a worker whose lines can't be read is no longer to be trusted with this child.
-                print(f"bad request: {error.error_count()} faults", file=sys.stderr, flush=True)
+                log.error("a line that is no request: %d faults", error.error_count())  # noqa: TRY400  (it echoes input)
                 os._exit(BAD_REQUEST)
             self._take(request)
         if self._is_busy:
@@ -103,22 +106,29 @@ def serve(pipe: Pipe) -> int:
     """
     held = HeldBase()
     for asked in pipe.runs():
+        name = f"{asked.run.job_id}, attempt {asked.run.attempt}"
+        log.info("%s begins", name)
         try:
-            pipe.send(run_attempt(asked.run, held=held, wishes=asked.wishes, tell=pipe.tell))
+            result = run_attempt(asked.run, held=held, wishes=asked.wishes, tell=pipe.tell)
+            log.info("%s: %s at step %d", name, result.type, result.step)
+            pipe.send(result)
         except BrokenPipeError:
             return 0
-        except Exception as error:  # noqa: BLE001  (the outermost loop: every failure gets a name and a reply)
-            traceback.print_exc()
+        except Exception as error:
             failure = classify(error)
+            log.exception("%s: %s", name, failure.code)
             pipe.send(Failed(failure=failure))
             if failure.failure_class in {FailureClass.OOM, FailureClass.INFRA}:
                 return WORN_OUT
+        held.tidy()
     return 0
 
 
 def main() -> int:
     """Speak over the descriptors that the worker named in the environment."""
     faulthandler.enable(all_threads=True)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    disable_progress_bar()
     incoming = os.fdopen(int(os.environ["BLUELORA_REQUESTS_FD"]), "rb")
     outgoing = os.fdopen(int(os.environ["BLUELORA_REPLIES_FD"]), "wb")
     pipe = Pipe(incoming, outgoing)

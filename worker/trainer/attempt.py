@@ -3,6 +3,7 @@
 Reads downwards; each phase is told before it begins. Knows no pipe: `tell` takes events, the result is returned.
 """
 
+import gc
 import math
 import platform
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from core.text.chat import Renderer
 from worker.messages import Finished, Run, Stopped
 from worker.trainer import checkpoints, data, loop
 from worker.trainer import rows as flat
-from worker.trainer.checkpoints import Best, Facts, Shelf
+from worker.trainer.checkpoints import Best, Facts, Reached, Shelf
 from worker.trainer.data import Loaded, Source
 from worker.trainer.events import Events, Tell
 from worker.trainer.failures import Damaged, NotFinite, UserError
@@ -53,15 +54,23 @@ class HeldBase:
             target_modules=spec.target_modules,
             use_rslora=spec.use_rslora,
         )
+        # Until the LoRA is off again, nobody may take this for a bare base: an error on the way drops it.
+        self._model = None
         model = models.add_lora(base, lora)
         try:
             yield model
         finally:
             self._model = model.unload()
 
+    def tidy(self) -> None:
+        """Give back what the last attempt left in cycles and in the device's cache; not while one runs."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _get(self, run: Run) -> PreTrainedModel:
         if self._model is None or self._fingerprint != run.base_fingerprint:
-            self._model = self._fingerprint = None
+            self._model, self._fingerprint = None, None
             self._model = models.load_base(
                 Path(run.base_dir), run.device, models.dtype_for(run.device), attention_name=attention.NAME
             )
@@ -75,11 +84,14 @@ def run_attempt(run: Run, *, held: HeldBase, wishes: Wishes, tell: Tell) -> Fini
     Raises:
         AttemptFailed: For a reason with a name; `failures.classify` names every other exception.
     """
+    reached = Reached()
+    if run.checkpoint_dir:
+        reached = checkpoints.verify(Path(run.checkpoint_dir), expected=_identity(run))
     shelf = Shelf(Path(run.output_dir), attempt=run.attempt, facts=_facts(run))
     try:
         return _run(run, held=held, wishes=wishes, tell=tell, shelf=shelf)
     except StopAsked as stop:
-        return Stopped(wish=stop.wish, step=0, trained_tokens=0)
+        return Stopped(wish=stop.wish, step=reached.step, trained_tokens=reached.trained_tokens)
     finally:
         shelf.clear()
 
@@ -90,8 +102,6 @@ def _run(run: Run, *, held: HeldBase, wishes: Wishes, tell: Tell, shelf: Shelf) 
     renderer = Renderer.load(Path(run.base_dir))
     if renderer.template_hash != run.template_hash:
         raise Damaged("template_changed", "The base's chat format on this worker is not the one it was imported with.")
-    if run.checkpoint_dir:
-        checkpoints.verify(Path(run.checkpoint_dir), expected=_identity(run))
     with held.with_lora(run) as model:
         tell(Phase.TOKENIZING)
         loaded = _load_rows(run, renderer=renderer, wishes=wishes)

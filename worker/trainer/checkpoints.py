@@ -133,8 +133,16 @@ class Shelf:
         return sealed
 
 
-def verify(folder: Path, *, expected: Facts) -> int:
-    """Check that a checkpoint is whole and is this job's, and return its step.
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far the attempts before this one have come."""
+
+    step: int = 0
+    trained_tokens: int = 0
+
+
+def verify(folder: Path, *, expected: Facts) -> Reached:
+    """Check that a checkpoint is whole and is this job's, and say how far it is.
 
     Args:
         folder: The bundle, as published.
@@ -155,4 +163,4 @@ def verify(folder: Path, *, expected: Facts) -> int:
     for name, value in expected.items():
         if manifest.get(name) != value:
             raise Damaged("checkpoint_foreign", f"The checkpoint to resume from was made with another {name}.")
-    return int(manifest["step"])
+    return Reached(step=manifest["step"], trained_tokens=manifest["trained_tokens"])

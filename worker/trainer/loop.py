@@ -4,6 +4,7 @@ One batch of the data loader is one optimizer step; `training_step` walks its mi
 well: order, schedule, clipping, resuming. Knows rows and a model; no text, no files but its checkpoints.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -126,6 +127,8 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._check_finite()
         with self._events.aside(Phase.EVALUATING):
             metrics = {"eval_loss": self._validation_loss()}
+        if not math.isfinite(metrics["eval_loss"]):
+            raise NotFinite(self.state.global_step)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.best.is_fresh and self.best.keeps_weights:

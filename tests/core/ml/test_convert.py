@@ -1,6 +1,7 @@
 """BlueLM folders made here, imported, and held against a literal BlueLM."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from core.text.chat import Renderer
 from tests.support import bluelm, oracle
 
 
-def imported(source: Path, target: Path, *, max_shard_bytes: int = 2**20) -> Imported:
+def imported(source: Path, target: Path, *, max_shard_bytes: int = 2**30) -> Imported:
     return convert(source, target, name="tiny", progress=lambda done, total: None, max_shard_bytes=max_shard_bytes)
 
 
@@ -243,3 +244,41 @@ def test_the_command_refuses_in_one_line(
 ) -> None:
     assert main([source, str(tmp_path / "base"), "--name", "x"]) == 3
     assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_a_hub_id_without_a_network_is_told_as_such(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "core.ml.convert", "vivo-ai/BlueLM-7B-Chat", str(tmp_path / "base"), "--name", "x"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=offline)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"]["code"] == "hub_unavailable"
+    assert not (tmp_path / "base").exists()
+
+
+def test_bluelm_nano_is_imported_as_the_releases_would_be(tmp_path: Path) -> None:
+    source = Path(__file__).parents[3] / "assets" / "bluelm-nano"
+    base = imported(source, tmp_path / "nano")
+    assert base.record.notes == ()
+    assert base.record.segment_encoder == "tokenizers"
+    assert base.record.max_ulp is not None
+    assert base.record.max_ulp <= 1
+    renderer = Renderer.load(base.path)
+    assert renderer.base_layout == "bluelm"
+    config = json.loads((source / "config.json").read_text())
+    weights: dict[str, torch.Tensor] = {}
+    for shard in sorted(source.glob("*.bin")):
+        weights |= torch.load(shard, weights_only=True)
+    fp32 = {name: tensor.float() for name, tensor in weights.items()}
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    # The table was rounded to the checkpoint's type once; the oracle normalises without rounding.
+    model.get_input_embeddings().weight.data = torch.nn.functional.layer_norm(
+        fp32["model.embed_tokens.weight"],
+        (config["hidden_size"],),
+        fp32["model.embed_layer_norm.weight"],
+        fp32["model.embed_layer_norm.bias"],
+        config["rms_norm_eps"],
+    )
+    ids = renderer.prompt([bluelm.turn("user", "你是谁？")], system="你是一位助手")
+    with torch.no_grad():
+        found = model(torch.tensor([ids])).logits[0]
+    assert (found - oracle.logits(fp32, config, ids)).abs().max() <= 1e-4

@@ -1,0 +1,176 @@
+"""Uploads over HTTP, in every way they come, and what is left when they are refused."""
+
+import json
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.support import registry
+from tests.support.live import Live
+from tests.support.problems import problem
+from tests.support.registry import ROWS
+
+FORM = {"file": ("训练.jsonl", ROWS)}
+
+
+def _stored(live: Live) -> set[Path]:
+    return set((live.runtime.settings.data_dir / "objects" / "blobs").iterdir())
+
+
+def test_a_form_and_a_raw_body_make_versions_of_a_name(client: httpx.Client) -> None:
+    first = client.post("/datasets", files=FORM, data={"name": "persona", "metadata": '{"team": "搜索"}'})
+    assert first.status_code == 201, first.text
+    shown = first.json()
+    assert first.headers["location"] == f"/datasets/{shown['id']}"
+    assert (shown["name"], shown["version"], shown["reference"]) == ("persona", 1, "persona@1")
+    assert (shown["status"], shown["filename"]) == ("ready", "训练.jsonl")
+    assert shown["summary"]["rows"] == 4
+    assert shown["metadata"] == {"team": "搜索"}
+
+    same = client.post("/datasets", params={"name": "persona"}, content=ROWS)
+    assert same.status_code == 200
+    assert same.json()["id"] == shown["id"]
+
+    array = json.dumps([{"inputs": "问", "targets": "答"}]).encode()
+    raw = client.post("/datasets", params={"name": "persona", "filename": "b.json"}, content=array)
+    assert raw.status_code == 201
+    assert raw.json()["reference"] == "persona@2"
+    assert raw.json()["summary"]["container"] != shown["summary"]["container"]
+
+    for name, version in (("persona", 2), ("persona@1", 1), (shown["id"], 1)):
+        assert client.get(f"/datasets/{name}").json()["version"] == version
+    assert [one["version"] for one in client.get("/datasets").json()["data"]] == [2, 1]
+
+
+def test_fields_may_follow_the_file(client: httpx.Client) -> None:
+    after = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.jsonl"\r\n\r\n' + ROWS + b"\r\n"
+        b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nlate\r\n--b--\r\n'
+    )
+    answer = client.post("/datasets", content=after, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["name"] == "late"
+
+
+def test_the_same_key_gives_the_same_data_set_and_the_same_answer(client: httpx.Client) -> None:
+    key = {"Idempotency-Key": "upload-1"}
+    first = client.post("/datasets", files=FORM, data={"name": "once"}, headers=key)
+    again = client.post("/datasets", params={"name": "once"}, content=ROWS, headers=key)
+    assert first.status_code == again.status_code == 201
+    assert again.content == first.content
+    assert again.headers["idempotency-replayed"] == "true"
+    other = client.post("/datasets", params={"name": "other"}, content=ROWS, headers=key)
+    problem(other, status=422, code="idempotency_key_reused")
+
+
+BAD = [
+    (b"", None),
+    (b"\xef\xbb\xbf", None),
+    (ROWS.decode().encode("utf-16"), None),
+    (ROWS + b'{"instruction": "\xff", "input": "", "output": "x"}\n', 5),
+    (ROWS + b'{"instruction": "a"}\n', 5),
+    (ROWS + b'{"instruction": 1, "input": "", "output": "x"}\n', 5),
+    (ROWS + b"[1]\n", 5),
+    (ROWS + b'{"instruction": "a", "input": "", "output": "', 5),
+    (b"PAR1" + bytes(100), None),
+    (b"\x80\x04\x95" + bytes(100), None),
+    (b"%PDF-1.7\n", None),
+    (b"\x1f\x8b\x08" + bytes(100), None),
+]
+
+
+@pytest.mark.parametrize(("content", "line"), BAD, ids=range(len(BAD)))
+def test_a_file_that_cannot_be_trained_on_is_refused_by_line_and_not_kept(
+    client: httpx.Client, live: Live, content: bytes, line: int | None
+) -> None:
+    before = _stored(live)
+    body = problem(client.post("/datasets", files={"file": ("a.jsonl", content)}), status=422, code="invalid_dataset")
+    assert body["errors"]
+    if line is not None:
+        assert body["errors"][0]["line"] == line
+    assert client.get("/datasets").json()["data"] == []
+    assert _stored(live) == before
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "code", "param"),
+    [
+        ({"data": {"name": "a/b"}, "files": FORM}, 422, "invalid_name", "name"),
+        ({"data": {"name": "ds_x"}, "files": FORM}, 422, "invalid_name", "name"),
+        ({"data": {"nme": "a"}, "files": FORM}, 422, "invalid_upload", "nme"),
+        ({"data": {"metadata": "{"}, "files": FORM}, 422, "invalid_upload", "metadata"),
+        ({"data": {"metadata": '{"a": 1}'}, "files": FORM}, 422, "invalid_upload", "metadata"),
+        ({"data": {"metadata": "[]"}, "files": FORM}, 422, "invalid_upload", "metadata"),
+        ({"data": {"sha256": "0" * 64}, "files": FORM}, 422, "sha256_mismatch", "sha256"),
+        ({"files": {"document": ("a.jsonl", ROWS)}}, 400, "malformed_form", "file"),
+        ({"files": [("file", ("a", ROWS)), ("file", ("b", ROWS))]}, 400, "malformed_form", "file"),
+        ({"params": {"name": "a/b"}, "content": ROWS}, 422, "invalid_name", "name"),
+        ({"params": {"sha256": "zz"}, "content": ROWS}, 422, "invalid_value", "sha256"),
+        ({"data": {"file": "rows"}}, 415, "unsupported_media_type", "content-type"),
+        ({"content": ROWS, "headers": {"Content-Type": "image/png"}}, 415, "unsupported_media_type", "content-type"),
+        ({"content": ROWS, "headers": {"Content-Encoding": "gzip"}}, 415, "unsupported_media_type", "content-encoding"),
+        ({"content": ROWS, "headers": {"Content-Type": "multipart/form-data"}}, 400, "malformed_form", "content-type"),
+    ],
+)
+def test_an_upload_that_is_said_wrong_is_refused_by_field_and_not_kept(
+    client: httpx.Client, live: Live, form: dict[str, object], status: int, code: str, param: str
+) -> None:
+    before = _stored(live)
+    body = problem(client.post("/datasets", **form), status=status, code=code)  # type: ignore[arg-type]
+    assert body["error"]["param"] == param
+    assert client.get("/datasets").json()["data"] == []
+    assert _stored(live) == before
+
+
+def test_an_upload_over_the_limit_is_refused_whether_or_not_it_says_so(client: httpx.Client, live: Live) -> None:
+    before = _stored(live)
+    line = ROWS.splitlines(keepends=True)[0]
+    large = line * (3_000_000 // len(line))
+    announced = client.post("/datasets", params={"name": "x"}, content=large)
+    problem(announced, status=413, code="body_too_large")
+    assert announced.headers["connection"] == "close"
+    pieces = (large[start : start + 65_536] for start in range(0, len(large), 65_536))
+    chunked = client.post("/datasets", params={"name": "x"}, content=pieces)
+    problem(chunked, status=413, code=chunked.json()["code"])
+    just_over = line * (1_000_000 // len(line) + 1)
+    problem(client.post("/datasets", files={"file": ("a", just_over)}), status=413, code="file_too_large")
+    assert client.get("/datasets").json()["data"] == []
+    assert _stored(live) == before
+
+
+def test_a_torn_upload_leaves_nothing(client: httpx.Client, live: Live) -> None:
+    before = _stored(live)
+    address = urlsplit(live.url)
+    head = (
+        f"POST /datasets?name=torn HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        f"Authorization: {client.headers['authorization']}\r\nContent-Length: 100000\r\n\r\n"
+    ).encode()
+    with socket.create_connection((str(address.hostname), int(address.port or 0))) as connection:
+        connection.sendall(head + ROWS)
+    with socket.create_connection((str(address.hostname), int(address.port or 0))) as connection:
+        torn = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + ROWS
+        kind = b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: " + str(len(torn)).encode()
+        connection.sendall(head.replace(b"Content-Length: 100000", kind) + torn)
+        answer = connection.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 400"), answer
+    assert b"malformed_form" in answer
+    assert client.get("/datasets").json()["data"] == []
+    assert _stored(live) == before
+
+
+def test_a_data_set_in_use_is_kept_and_a_free_one_goes(client: httpx.Client, live: Live) -> None:
+    own = ROWS + b'{"instruction": "mine", "input": "", "output": "alone"}\n'
+    made = client.post("/datasets", params={"name": "rows"}, content=own).json()["id"]
+    job = registry.job(client)
+    problem(client.delete(f"/datasets/{made}"), status=409, code="dataset_in_use")
+    client.post(f"/jobs/{job}/cancel").raise_for_status()
+    before = _stored(live)
+    gone = client.delete(f"/datasets/{made}")
+    assert gone.json() == {"id": made, "object": "dataset", "deleted": True}
+    assert len(before - _stored(live)) == 1
+    problem(client.get(f"/datasets/{made}"), status=404, code="dataset_not_found")
+    problem(client.delete(f"/datasets/{made}"), status=404, code="dataset_not_found")
+    problem(client.post("/jobs", json={"dataset": made, "name": "x"}), status=404, code="dataset_not_found")
