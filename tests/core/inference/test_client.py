@@ -296,7 +296,7 @@ def test_a_killed_engine_breaks_off_then_is_unavailable_then_heals(world: World,
         assert gone.value.retry_after_s
         await asyncio.to_thread(world.engine.start)
         # What it knew of the engine grows old in this time.
-        await asyncio.sleep(connections.FRESH_S)
+        await asyncio.sleep(connections.GONE_S)
         assert await client.ids(adapter) == before
 
     play(scene)
