@@ -21,6 +21,7 @@ import uvicorn
 from transformers.utils import logging as transformers_logging
 from typing_extensions import override
 
+from core import logs
 from core.ml import model as models
 from core.text.chat import Renderer
 from worker.engine.generate import Generation
@@ -84,7 +85,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 def main(argv: Sequence[str]) -> None:
     """Load the base, then serve until told to stop."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.start()
     arguments = parse(argv)
     transformers_logging.disable_progress_bar()
     # Bound first: a port that is taken shall not be found out after minutes of loading.
