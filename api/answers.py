@@ -96,7 +96,7 @@ async def respond(prompt: Prompt, pieces: Pieces, *, manner: Manner, request: Re
         body = await _unless_gone(request, _whole(answer, counted))
         return JSONResponse(body.model_dump(), headers=answer.headers)
     first = await _unless_gone(request, anext(counted))
-    events = _events(answer, first, counted, instance=request.url.path)
+    events = _events(answer, first, counted, instance=request.scope["path"])
     headers = answer.headers | {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 

@@ -122,7 +122,7 @@ async def request_sha256(request: Request, sent: Annotated[str, Depends(sent_jso
 
 def fingerprint(request: Request, body: str) -> str:
     """Hash what makes two requests the same."""
-    return hashlib.sha256(f"{request.method} {request.url.path}\n{body}".encode()).hexdigest()
+    return hashlib.sha256(f"{request.method} {request.scope['path']}\n{body}".encode()).hexdigest()
 
 
 Key = Annotated[str | None, Depends(idempotency_key)]

@@ -54,14 +54,14 @@ async def _answer_nobody(request: Request, _error: Exception) -> JSONResponse:
         code="client_closed_request",
         title="Client closed request",
         detail="The client left before its body was complete.",
-        instance=request.url.path,
+        instance=request.scope["path"],
     )
     return problems.respond(gone)
 
 
 async def _answer_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.Problem)  # noqa: S101  (as registered)
-    return problems.answer(error, instance=request.url.path)
+    return problems.answer(error, instance=request.scope["path"])
 
 
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
@@ -69,13 +69,13 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
     faults: Sequence[Mapping[str, Any]] = error.errors()
     broken = next((fault for fault in faults if fault["type"] == "json_invalid"), None)
     if broken is not None:
-        return problems.respond(_malformed(broken, instance=request.url.path))
-    return problems.respond(_invalid(faults, instance=request.url.path))
+        return problems.respond(_malformed(broken, instance=request.scope["path"]))
+    return problems.respond(_invalid(faults, instance=request.scope["path"]))
 
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101  (as registered)
-    status, path = error.status_code, request.url.path
+    status, path = error.status_code, request.scope["path"]
     phrase = HTTPStatus(status).phrase
     code, detail = phrase.lower().replace(" ", "_"), str(error.detail)
     if status == HTTPStatus.NOT_FOUND:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -149,7 +150,7 @@ def lay_out(
         title=title,
         status=status,
         detail=detail,
-        instance=instance,
+        instance=quote(instance, safe="/:@!$&'()*+,;="),
         code=code,
         errors=[FindingOut(line=f.line, field=f.field, code=f.code, message=f.message, hint=f.hint) for f in findings],
         error=OpenAIError(message=detail, type=ERROR_TYPE.get(status, kind), param=param, code=code),

@@ -87,7 +87,9 @@ def _user(text: str) -> dict[str, str]:
 
 
 def _compare(questions: list[str], answers: Mapping[str, list[str]]) -> None:
-    table = Table("question", "base", "adapter", show_lines=True)
+    table = Table(show_lines=True)
+    for title in ("question", "base", "adapter"):
+        table.add_column(title, overflow="fold")
     for question, base, adapter in zip(questions, answers["base"], answers["adapter"], strict=True):
         table.add_row(escape(question), escape(base), escape(adapter))
     screen.console.print(table)

@@ -1,6 +1,6 @@
 """Does bluelm-nano learn the demo's persona? Trains LoRA adapters with stock transformers and peft and asks.
 
-    python -m tools.evaluate_nano [--seeds 5] [--epochs 12] [--learning-rate 2e-3]
+    python -m tools.evaluate_nano [--seeds 5] [--epochs 12] [--learning-rate 3e-3]
 
 An independent check: it folds the LayerNorm and runs the training loop by itself and uses none of the service's code.
 """
@@ -44,7 +44,7 @@ PLAIN = (
 class Recipe:
     """The tutorial's LoRA settings with the demo's learning rate and epochs."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     epochs: int = 12
     batch: int = 16
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from tools.nano_tokenizer import PAD, PIECES
 
@@ -43,6 +44,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
         self.o_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
 
+    @override
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
         """Mix the tokens' values; same shape out as in."""
         batch, length, hidden = x_BTD.shape
@@ -71,6 +73,7 @@ class Mlp(nn.Module):
         self.up_proj = nn.Linear(shape.hidden, shape.intermediate, bias=False)
         self.down_proj = nn.Linear(shape.intermediate, shape.hidden, bias=False)
 
+    @override
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Same shape out as in."""
         out_BTD: Tensor = self.down_proj(functional.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
@@ -87,6 +90,7 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(shape.hidden, eps=shape.eps)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden, eps=shape.eps)
 
+    @override
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
         """Same shape out as in."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TK, sin_TK)
@@ -105,6 +109,7 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
 
+    @override
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Final hidden states (BTD, after the norm) of `ids_BT`."""
         half = torch.arange(0, self.shape.head_dim, 2, dtype=torch.float32) / self.shape.head_dim

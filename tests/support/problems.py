@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 
@@ -24,7 +25,7 @@ def problem(answer: httpx.Response, *, status: int, code: str) -> dict[str, Any]
     assert body["code"] == code, body
     assert body["type"] == f"/problems/{code}"
     assert body["status"] == status
-    assert body["instance"] == answer.request.url.path
+    assert unquote(body["instance"]) == answer.request.url.path
     assert body["title"]
     assert body["detail"]
     expected = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
