@@ -56,7 +56,8 @@ class Engine:
             base_url=url,
             headers=headers,
             timeout=httpx.Timeout(PROBE_S, read=FIRST_TOKEN_S),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            # vLLM closes idle connections after 5 s; one that it closes as we write looks like an engine gone.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=3.0),
             trust_env=False,
         )
         self._asking = asyncio.Lock()

@@ -110,8 +110,10 @@ class Generation:
             left = [request for request in self._waiting if request.is_cancelled]
             for request in left:
                 self._waiting.remove(request)
-        left += [row.request for row in self._batch.rows if row.request.is_cancelled]
-        self._batch.keep([place for place, row in enumerate(self._batch.rows) if not row.request.is_cancelled])
+        # Read once: a caller may leave at any moment, and each request must end exactly once.
+        is_left = [row.request.is_cancelled for row in self._batch.rows]
+        left += [row.request for row, gone in zip(self._batch.rows, is_left, strict=True) if gone]
+        self._batch.keep([place for place, gone in enumerate(is_left) if not gone])
         for request in left:
             self._end(request)
         for slot in self._shelf.take_unused():

@@ -211,6 +211,23 @@ def test_a_consumer_that_leaves_frees_its_slot(world: World, play: Callable[[Pla
     play(scene)
 
 
+def test_a_caller_who_does_not_stream_and_leaves_frees_its_slot_too(world: World, play: Callable[[Play], None]) -> None:
+    async def scene(client: Client) -> None:
+        body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 4000, "temperature": 0}
+        async with httpx.AsyncClient(
+            base_url=world.engine.url, headers=world.engine.engine.headers, timeout=0.5
+        ) as impatient:
+            for _ in range(3):
+                for left in await asyncio.gather(
+                    *(impatient.post("/v1/completions", json=body) for _ in range(2)), return_exceptions=True
+                ):
+                    assert isinstance(left, httpx.ReadTimeout)
+        async with asyncio.timeout(20):
+            assert len(await client.ids()) == 8
+
+    play(scene)
+
+
 def test_a_full_queue_is_told_at_once(world: World, play: Callable[[Play], None]) -> None:
     async def scene(client: Client) -> None:
         busy = [asyncio.create_task(client.ids(max_tokens=3000)) for _ in range(2)]
@@ -298,6 +315,18 @@ def test_a_killed_engine_breaks_off_then_is_unavailable_then_heals(world: World,
         # What it knew of the engine grows old in this time.
         await asyncio.sleep(connections.GONE_S)
         assert await client.ids(adapter) == before
+
+    play(scene)
+
+
+def test_an_engine_that_is_told_to_stop_ends_orderly_amid_an_answer(world: World, play: Callable[[Play], None]) -> None:
+    async def scene(client: Client) -> None:
+        async with aclosing(client.stream(max_tokens=4000)) as chunks:
+            await anext(chunks)
+            world.engine.engine.process.terminate()
+            with pytest.raises(EngineFailed):
+                await _exhaust(chunks)
+        assert await asyncio.to_thread(world.engine.engine.process.wait, 30) == 0
 
     play(scene)
 
