@@ -33,11 +33,13 @@ def embedded(
     data_dir: DataDirOption = None,
 ) -> None:
     """Serve a base and its adapters on transformers and peft."""
-    found, folder = imports.folder_of(base, data=places.chosen(data_dir))
+    data = places.chosen(data_dir)
+    found, folder = imports.folder_of(base, data=data)
     key = ["--api-key-file", str(api_key_file.absolute())] if api_key_file else []
-    arguments = ["--base-dir", str(folder), "--served-name", found.name, "--host", host, "--port", str(port), *key]
+    rank = ["--max-lora-rank", str(Settings(data_dir=data.path).max_lora_rank)]
+    arguments = ["--base-dir", str(folder), "--served-name", found.name, "--host", host, "--port", str(port)]
     os.chdir(ROOT)
-    _become(python("worker.engine", *arguments))
+    _become(python("worker.engine", *arguments, *rank, *key))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -24,6 +24,7 @@ __all__ = ["Database", "Runtime", "build"]
 """Database is named here for those who hold one and may not open it: core.db belongs to the services."""
 
 LEAST_PEPPER_BYTES: Final = 16
+ENGINE_FILES: Final = frozenset({"adapter_config.json", "adapter_model.safetensors", "manifest.json"})
 
 
 class PepperUnusable(Unavailable):
@@ -117,7 +118,8 @@ def _relay(broker_url: str, database: Database) -> Relay:
 
 def _engines(settings: Settings, store: Store) -> Engines:
     def lay(adapter: Adapter, folder: Path) -> None:
-        bundles.fetch(adapter.files, folder, store)
+        # A checkpoint's bundle holds an optimizer too, which is large and a pickle.
+        bundles.fetch([file for file in adapter.files if file.name in ENGINE_FILES], folder, store)
 
     path = settings.engine_api_key_file
     try:

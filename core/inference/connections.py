@@ -21,7 +21,9 @@ from core.inference.protocol import Completion, CompletionRequest, EngineFailure
 log = logging.getLogger(__name__)
 
 FRESH_S: Final = 5.0
-"""How long it is believed that an engine serves what it said, or that it does not answer."""
+"""How long it is believed that an engine serves what it said."""
+GONE_S: Final = 1.0
+"""How long it is believed that an engine does not answer."""
 PROBE_S: Final = 2.0
 FIRST_TOKEN_S: Final = 120.0
 """An engine may queue a request; vLLM sends nothing meanwhile."""
@@ -54,7 +56,8 @@ class Engine:
             base_url=url,
             headers=headers,
             timeout=httpx.Timeout(PROBE_S, read=FIRST_TOKEN_S),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            # vLLM closes idle connections after 5 s; one that it closes as we write looks like an engine gone.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=3.0),
             trust_env=False,
         )
         self._asking = asyncio.Lock()
@@ -65,7 +68,7 @@ class Engine:
     async def bases(self) -> tuple[str, ...] | None:
         """Name the bases it serves; None while it does not answer."""
         async with self._asking:
-            if time.monotonic() - self._asked_at > FRESH_S:
+            if time.monotonic() - self._asked_at > (GONE_S if self._bases is None else FRESH_S):
                 self._bases = await self._ask()
                 self._asked_at = time.monotonic()
             return self._bases

@@ -60,7 +60,7 @@ def running(base: Path, *flags: str, port: int = 0) -> Iterator[Engine]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(15)
+                assert process.wait(30) == 0
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

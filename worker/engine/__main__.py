@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final, Literal
 
 import torch
@@ -21,6 +22,7 @@ import uvicorn
 from transformers.utils import logging as transformers_logging
 from typing_extensions import override
 
+from core import logs
 from core.ml import model as models
 from core.text.chat import Renderer
 from worker.engine.generate import Generation
@@ -33,6 +35,7 @@ log = logging.getLogger("worker.engine")
 
 EXIT_BROKEN: Final = 70
 SHUTDOWN_S: Final = 5
+KEEP_ALIVE_S: Final = 75
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -54,7 +57,7 @@ class Arguments:
 
 
 class Announcing(uvicorn.Server):
-    """A server that says on stdout where it is, once it is."""
+    """A server that says on stdout where it is, once it is, and ends with status 0 after a signal."""
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -63,6 +66,12 @@ class Announcing(uvicorn.Server):
             host, port = sockets[0].getsockname()[:2]
             address = f"[{host}]" if ":" in host else host
             print(json.dumps({"url": f"http://{address}:{port}"}), flush=True)
+
+    @override
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        # uvicorn 0.54 would raise it again at the end, which supervisors read as a crash.
+        self._captured_signals.clear()
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -84,7 +93,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 def main(argv: Sequence[str]) -> None:
     """Load the base, then serve until told to stop."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.start()
     arguments = parse(argv)
     transformers_logging.disable_progress_bar()
     # Bound first: a port that is taken shall not be found out after minutes of loading.
@@ -92,12 +101,23 @@ def main(argv: Sequence[str]) -> None:
     served = _load(arguments)
     thread = threading.Thread(target=_own_the_model, args=(served.generation,), name="model", daemon=True)
     thread.start()
+    asyncio.run(_serve(served, listener, thread))
+
+
+async def _serve(served: Served, listener: socket.socket, thread: threading.Thread) -> None:
     config = uvicorn.Config(
-        create_app(served), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=SHUTDOWN_S
+        create_app(served),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
     )
-    asyncio.run(Announcing(config).serve(sockets=[listener]))
+    await Announcing(config).serve(sockets=[listener])
+    # While this loop still runs, as the thread hands its events to it.
     served.generation.stop()
-    thread.join(SHUTDOWN_S)
+    await asyncio.to_thread(thread.join, SHUTDOWN_S)
 
 
 def _load(arguments: Arguments) -> Served:

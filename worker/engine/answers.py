@@ -12,7 +12,7 @@ from typing import Literal
 from core.errors import Problem
 from core.inference.protocol import Completion, CompletionChoice, CompletionRequest, Usage
 from core.text.decoders import Decoder
-from worker.engine.generate import Broken, Event, Request, Token
+from worker.engine.requests import Broken, Event, Request, Token
 from worker.engine.shelves import Slot
 
 

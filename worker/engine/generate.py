@@ -7,80 +7,24 @@ callables and futures. Knows no HTTP.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import torch
 from transformers import DynamicCache
 
 from core.domain.generation import QueueFull
-from core.inference.protocol import CompletionRequest
 from worker.engine.batches import Batch
-from worker.engine.models import BASE, AdaptedModel
+from worker.engine.models import AdaptedModel
+from worker.engine.requests import Active, Broken, Load, Request, Token
 from worker.engine.sampling import Draw, choose
-from worker.engine.shelves import Shelf, Slot
-from worker.engine.weights import Weights
+from worker.engine.shelves import Shelf
 
 log = logging.getLogger(__name__)
 
 PREFILL_TOKENS: Final = 512
 """Prompts are read between passes until they have this many tokens, so that long ones don't stall answers for long."""
 RETRY_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One more token of an answer; the last one says why it is the last."""
-
-    id: int
-    finish_reason: Literal["stop", "length"] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The request failed, alone; `message` is for its caller."""
-
-    message: str
-
-
-Event = Token | Broken
-
-
-@dataclass(eq=False)
-class Request:
-    """One answer in the making. `deliver` is called on the model's thread and must return at once."""
-
-    asked: CompletionRequest
-    slot: Slot | None
-    deliver: Callable[[Event], None]
-    is_cancelled: bool = False
-
-    @property
-    def key(self) -> str:
-        """What the model knows its adapter by."""
-        return BASE if self.slot is None else self.slot.key
-
-
-@dataclass(eq=False)
-class Active:
-    """A request whose prompt has been read."""
-
-    request: Request
-    draw: Draw
-    last: int
-    made: int = 1
-
-
-@dataclass(eq=False)
-class Load:
-    """An adapter that waits for its place."""
-
-    name: str
-    path: str
-    weights: Weights
-    done: "Future[None]" = field(default_factory=Future)
 
 
 class Generation:
@@ -116,7 +60,8 @@ class Generation:
             QueueFull: As many wait already as may.
         """
         with self._news:
-            if len(self._waiting) >= self._max_queue:
+            # Those that a free row will take at once are not kept waiting.
+            if len(self._waiting) >= self._max_queue + self._max_sequences - len(self._batch.rows):
                 raise QueueFull(f"{self._max_queue} requests are waiting already; try again later.", retry_after_s=1.0)
             self._waiting.append(request)
             self._notify()
@@ -165,8 +110,10 @@ class Generation:
             left = [request for request in self._waiting if request.is_cancelled]
             for request in left:
                 self._waiting.remove(request)
-        left += [row.request for row in self._batch.rows if row.request.is_cancelled]
-        self._batch.keep([place for place, row in enumerate(self._batch.rows) if not row.request.is_cancelled])
+        # Read once: a caller may leave at any moment, and each request must end exactly once.
+        is_left = [row.request.is_cancelled for row in self._batch.rows]
+        left += [row.request for row, gone in zip(self._batch.rows, is_left, strict=True) if gone]
+        self._batch.keep([place for place, gone in enumerate(is_left) if not gone])
         for request in left:
             self._end(request)
         for slot in self._shelf.take_unused():

@@ -33,7 +33,8 @@ from core.inference.protocol import (
 from core.text.chat import Renderer
 from worker.engine import weights
 from worker.engine.answers import Answer
-from worker.engine.generate import Generation, Load
+from worker.engine.generate import Generation
+from worker.engine.requests import Load
 from worker.engine.shelves import Shelf
 from worker.engine.weights import Fit
 
