@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 TORCH  := 2.13.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
+# Idle OpenMP threads that spin starve the processes beside them.
+export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: install demo up check test test-slow bench lock
 

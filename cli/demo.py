@@ -28,7 +28,7 @@ from core import tether
 ASSETS: Final = ROOT / "assets"
 START_S: Final = 240.0
 ADAPTER: Final = "demo"
-SPEC: Final[Mapping[str, float]] = {"learning_rate": 2e-3, "num_train_epochs": 15, "logging_steps": 5}
+SPEC: Final[Mapping[str, float]] = {"learning_rate": 3e-3, "num_train_epochs": 12, "logging_steps": 5}
 """What the demo asks for beyond the tutorial's defaults."""
 KeepOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Keep the data here; default a temporary one.", show_default=False)

@@ -17,6 +17,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 REFUSED: Final = 3
 UNREACHABLE: Final = 4
+WIDTH_OF_PIPES: Final = 240
 
 
 class Refused(Exception):
@@ -51,7 +52,8 @@ class Screen:
 
     def __init__(self) -> None:
         self.json = False
-        self.console = Console(highlight=False)
+        # A pipe has no width: lines stay whole there, so that ids can be cut out of tables.
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_PIPES)
 
     def use_json(self) -> None:
         """Print JSON on stdout and everything else on stderr from now on."""
@@ -68,7 +70,9 @@ class Screen:
         if self.json:
             self.document(items if answer is None else answer)
             return
-        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in columns:
+            table.add_column(name, no_wrap=name == "id", overflow="fold")
         for item in items:
             table.add_row(*(_cell(name, _dig(item, name)) for name in columns))
         self.console.print(table)

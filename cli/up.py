@@ -90,6 +90,8 @@ class Supervisor:
             "BLUELORA_ENGINE_URL": os.environ.get("BLUELORA_ENGINE_URL", f"http://127.0.0.1:{engine_port}"),
             "BLUELORA_ENGINE_API_KEY_FILE": os.environ.get("BLUELORA_ENGINE_API_KEY_FILE", str(data.engine_key_file)),
             "BLUELORA_ADMIN_KEY_FILE": str(data.admin_key_file),
+            # Idle OpenMP threads that spin slow every other process of a small machine down.
+            "OMP_WAIT_POLICY": "PASSIVE",
             "BLUELORA_HOST": self.plan.host,
             "BLUELORA_PORT": str(port),
         }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.domain.jobs import Claim
+from core.domain.jobs import Claim, Phase
 from core.domain.training import TrainSpec
 from core.runtime import Database
 from core.services import bases, datasets, jobs
@@ -105,9 +105,13 @@ def _newest_good_checkpoint(claim: Claim, folder: Path, *, site: Site, lease: Le
     while checkpoint is not None:
         lease.check()
         try:
-            return bundles.fetch_bundle(checkpoint.manifest_sha256, folder, site.store)
+            fetched = bundles.fetch_bundle(checkpoint.manifest_sha256, folder, site.store)
         except bundles.BrokenBundle as broken:
             log.warning("checkpoint %d of %s is damaged: %s", checkpoint.step, claim.job.id, broken)
+        else:
+            said = f"The attempt resumes from the checkpoint of step {checkpoint.step}."
+            jobs.enter(claim, Phase.LOADING, said, database=site.database, lease_s=site.lease_s)
+            return fetched
         rejected = checkpoint
         checkpoint = jobs.reject_checkpoint(claim, rejected, database=site.database, lease_s=site.lease_s)
     return None

@@ -85,7 +85,13 @@ def test_a_cancelled_job_stops_within_two_heartbeats(service: Service) -> None:
     assert ended["status"] == "cancelled"
     assert time.monotonic() - asked < 2 * 2.0 + 1.0  # two heartbeats of this service, and our own polling
     assert ended["adapter"] is None
-    assert service.http.post(f"/jobs/{job}/cancel").status_code == 409
+    again = service.http.post(f"/jobs/{job}/cancel")
+    assert (again.status_code, again.json()["status"]) == (202, "cancelled")
+
+
+def test_a_succeeded_job_can_not_be_cancelled(service: Service, trained: dict[str, Any]) -> None:
+    refused = service.http.post(f"/jobs/{trained['id']}/cancel")
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_already_finished")
 
 
 def test_a_killed_worker_costs_nothing_but_time(service: Service) -> None:
@@ -101,4 +107,4 @@ def test_a_killed_worker_costs_nothing_but_time(service: Service) -> None:
     adapters = service.http.get("/adapters", params={"name": "survivor"}).json()["data"]
     assert [adapter["job"] for adapter in adapters] == [job]
     events = service.http.get(f"/jobs/{job}/events", params={"limit": 100}).json()["data"]
-    assert any("resum" in event["message"].lower() for event in events), [event["message"] for event in events]
+    assert any(event["message"].startswith("The attempt resumes from the checkpoint of step") for event in events)
