@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final, Literal
 
 import torch
@@ -54,7 +55,10 @@ class Arguments:
 
 
 class Announcing(uvicorn.Server):
-    """A server that says on stdout where it is, once it is."""
+    """A server that says on stdout where it is, once it is.
+
+    Ends with status 0 after a signal: uvicorn 0.54 raises it again at the end, before the model's thread is stopped.
+    """
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -63,6 +67,11 @@ class Announcing(uvicorn.Server):
             host, port = sockets[0].getsockname()[:2]
             address = f"[{host}]" if ":" in host else host
             print(json.dumps({"url": f"http://{address}:{port}"}), flush=True)
+
+    @override
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._captured_signals.clear()
 
 
 def parse(argv: Sequence[str]) -> Arguments:
