@@ -25,6 +25,7 @@ from cli.places import ROOT, DataDir, secret_file, write_json
 from cli.processes import KeepsCrashing, Process, python
 from cli.screen import Refused, screen
 from core.domain.bases import Base
+from core.settings import Settings
 
 READY_S: Final = 240.0
 POLL_S: Final = 0.1
@@ -102,8 +103,9 @@ class Supervisor:
         self._keep(self._python("worker", environment, "worker", stop_s=60.0))
         if "BLUELORA_ENGINE_URL" not in os.environ:
             arguments = ["--base-dir", str(folder), "--served-name", base.name, "--port", str(engine_port)]
-            keyfile = ["--api-key-file", str(data.engine_key_file)]
-            self._keep(self._python("engine", environment, "worker.engine", *arguments, *keyfile, oom_score_adj=500))
+            arguments += ["--api-key-file", str(data.engine_key_file)]
+            arguments += ["--max-lora-rank", str(Settings(data_dir=data.path).max_lora_rank)]
+            self._keep(self._python("engine", environment, "worker.engine", *arguments, oom_score_adj=500))
         self._wait("service", self._is_ready)
 
     def _python(
