@@ -10,12 +10,12 @@ COPY cli cli
 COPY migrations migrations
 COPY assets assets
 # The lock constrains versions; only what the base install names is taken from it.
-RUN pip install --constraint requirements.lock . \
- && useradd --uid 10001 --create-home bluelora \
- && install -d -o bluelora /data
+RUN pip install --constraint requirements.lock .
+# A new volume takes its owner and first content from the folder it covers. What is mounted read-only must be whole.
+RUN useradd --uid 10001 --create-home bluelora \
+ && install -d -o bluelora -g bluelora /data /adapters /bases /objects /objects/blobs /objects/sha256
 USER bluelora
 ENV BLUELORA_DATA_DIR=/data
-VOLUME /data
 ENTRYPOINT ["python", "-m"]
 CMD ["api"]
 

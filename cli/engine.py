@@ -9,7 +9,7 @@ import typer
 
 from cli import imports, places
 from cli.options import DataDirOption
-from cli.places import ROOT
+from cli.places import ROOT, DataDir
 from cli.processes import python
 from cli.screen import Refused, screen
 from core.settings import Settings
@@ -36,10 +36,9 @@ def embedded(
     data = places.chosen(data_dir)
     found, folder = imports.folder_of(base, data=data)
     key = ["--api-key-file", str(api_key_file.absolute())] if api_key_file else []
-    rank = ["--max-lora-rank", str(Settings(data_dir=data.path).max_lora_rank)]
-    arguments = ["--base-dir", str(folder), "--served-name", found.name, "--host", host, "--port", str(port)]
+    serving = ["--served-name", found.name, "--host", host, "--port", str(port), *key]
     os.chdir(ROOT)
-    _become(python("worker.engine", *arguments, *rank, *key))
+    _become(python("worker.engine", "--base-dir", str(folder), *serving, "--max-lora-rank", _max_lora_rank(data)))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -60,12 +59,22 @@ def vllm(
         )
     data = places.chosen(data_dir)
     found, folder = imports.folder_of(base, data=data)
-    rank = str(Settings(data_dir=data.path).max_lora_rank)
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if api_key_file:
         os.environ["VLLM_API_KEY"] = api_key_file.read_text().strip()
     serving = ["--served-model-name", found.name, "--host", host, "--port", str(port)]
-    _become([program, "serve", str(folder), *serving, "--enable-lora", "--max-lora-rank", rank, *context.args])
+    _become(
+        [
+            program,
+            "serve",
+            str(folder),
+            *serving,
+            "--enable-lora",
+            "--max-lora-rank",
+            _max_lora_rank(data),
+            *context.args,
+        ]
+    )
 
 
 @app.command("lay-out")
@@ -77,6 +86,11 @@ def lay_out(
     """Lay a base's files out in a folder, for an engine that reads them by path."""
     target = imports.lay_out(base, folder, data=places.chosen(data_dir))
     screen.thing({"base": target.name, "path": str(target)})
+
+
+def _max_lora_rank(data: DataDir) -> str:
+    """The limit that the API holds jobs to, so that engines load whatever they make."""
+    return str(Settings(data_dir=data.path).max_lora_rank)
 
 
 def _become(command: list[str]) -> NoReturn:

@@ -105,9 +105,9 @@ class Supervisor:
         self._keep(self._python("worker", environment, "worker", stop_s=60.0))
         if "BLUELORA_ENGINE_URL" not in os.environ:
             arguments = ["--base-dir", str(folder), "--served-name", base.name, "--port", str(engine_port)]
+            arguments += ["--api-key-file", str(data.engine_key_file)]
             arguments += ["--max-lora-rank", str(Settings(data_dir=data.path).max_lora_rank)]
-            keyfile = ["--api-key-file", str(data.engine_key_file)]
-            self._keep(self._python("engine", environment, "worker.engine", *arguments, *keyfile, oom_score_adj=500))
+            self._keep(self._python("engine", environment, "worker.engine", *arguments, oom_score_adj=500))
         self._wait("service", self._is_ready)
 
     def _python(

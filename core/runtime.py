@@ -20,7 +20,7 @@ from core.storage import bundles
 from core.storage.objects import Store
 from core.wake import Relay, Wake
 
-__all__ = ["Database", "Runtime", "build"]
+__all__ = ["Database", "Runtime", "build", "open_database"]
 """Database is named here for those who hold one and may not open it: core.db belongs to the services."""
 
 LEAST_PEPPER_BYTES: Final = 16
@@ -97,8 +97,7 @@ def build(settings: Settings) -> Runtime:
         DatabaseUnavailable, UnknownStore, UnknownBroker, PepperUnusable, EngineKeyUnusable: A setting does not lead anywhere.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = connect(settings.sql_url())
-    schema.require_current(database)
+    database = open_database(settings)
     broker_url = None if settings.broker_url is None else settings.broker_url.get_secret_value()
     store = Store.open(settings.objects_url())
     return Runtime(
@@ -110,6 +109,18 @@ def build(settings: Settings) -> Runtime:
         renderers=Renderers(store=store, cache_dir=settings.data_dir.absolute() / "cache" / "texts"),
         engines=_engines(settings, store),
     )
+
+
+def open_database(settings: Settings) -> Database:
+    """Open the database alone, for what needs nothing else; the caller closes it.
+
+    Raises:
+        SchemaOutdated: The database needs an upgrade first; the message names the command.
+        DatabaseUnavailable: It does not answer.
+    """
+    database = connect(settings.sql_url())
+    schema.require_current(database)
+    return database
 
 
 def _relay(broker_url: str, database: Database) -> Relay:

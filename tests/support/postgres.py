@@ -21,6 +21,8 @@ import psycopg
 NOBODY: Final = 65534
 PR_SET_PDEATHSIG: Final = 1
 # Durability is PostgreSQL's own affair; tests of ours kill clients, never the server.
+OWNER: Final = "bluelora"
+"""A user who must give a password, as in production; `postgres` need not."""
 FAST: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
 
 
@@ -36,6 +38,8 @@ class Postgres:
         if self._owner is not None:
             os.chown(self.folder, self._owner, self._owner)
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        access = self._data / "pg_hba.conf"
+        access.write_text(f"local all {OWNER} scram-sha-256\n{access.read_text()}")
         settings = [part for setting in FAST for part in ("-c", setting)]
         self.process = subprocess.Popen(
             [self._bin / "postgres", "-D", self._data, "-k", self.folder, "-h", "", *settings],
@@ -55,6 +59,12 @@ class Postgres:
         """Make a database and give its URL."""
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
+
+    def create_owned(self, name: str, *, password: str) -> str:
+        """Make an empty database of a user of its own, who has a password, and give its URL."""
+        self._execute(f"CREATE ROLE {OWNER} LOGIN PASSWORD '{password}'")
+        self._execute(f"CREATE DATABASE {name} OWNER {OWNER}")
+        return f"postgresql://{OWNER}:{password}@/{name}?host={self.folder}"
 
     def close(self) -> None:
         """Stop the server and remove its files."""
