@@ -71,6 +71,8 @@ def config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:
         app,
         host=host,
         port=port,
+        # Named, so that what else is installed (uvloop, whose subprocesses take fewer options) changes nothing.
+        loop="asyncio",
         http=PromptProtocol,
         ws="none",
         lifespan="on",

@@ -107,6 +107,9 @@ def main(argv: Sequence[str]) -> None:
 async def _serve(served: Served, listener: socket.socket, thread: threading.Thread) -> None:
     config = uvicorn.Config(
         create_app(served),
+        # Named, so that what else is installed changes nothing.
+        loop="asyncio",
+        http="h11",
         log_config=None,
         access_log=False,
         lifespan="off",
