@@ -94,10 +94,16 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
 
 
-def children(pid: int) -> list[int]:
-    """List the child processes, whichever thread started them."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
+def children_peak_bytes(pid: int, *, module: str) -> int:
+    """Read the most memory that a child process which runs `python -m MODULE` has held; 0 while there is none."""
+    peak = 0
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                # A child that has not become its program yet still shows the memory of its parent.
+                if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                    peak = max(peak, peak_bytes(int(child)))
+    return peak
 
 
 def _kibibytes(pid: int, name: str) -> int:

@@ -5,8 +5,9 @@ import contextlib
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from bench.loads import Call, Latencies
 
 CONNECTIONS: Final = 8
 BLOCKS: Final = 5
-BLOCK_S: Final = {"tiny": 0.4, "nano": 3.0, "7b": 3.0}
+BLOCK_S: Final = {"tiny": 0.25, "nano": 3.0, "7b": 3.0}
 SIDES: Final = ("ours", "peer")
 ASKED: Final = json.dumps({"prompt": "你是谁？", "max_tokens": 16}).encode()
 ROWS: Final = '{"instruction": "你是谁？", "input": "", "output": "一只猫。"}\n'.encode()
@@ -49,8 +50,8 @@ class _Times:
     rps: list[float] = field(default_factory=list)
     latencies: list[Latencies] = field(default_factory=list)
 
-    def median(self, percentile: str) -> float:
-        return statistics.median(getattr(latencies, percentile) for latencies in self.latencies)
+    def median(self, percentile: Callable[[Latencies], float]) -> float:
+        return statistics.median(map(percentile, self.latencies))
 
 
 @contextlib.contextmanager
@@ -129,9 +130,9 @@ async def _measured(both: _Both, options: Options) -> Result:
 def _latencies(times: Mapping[str, _Times]) -> dict[str, float]:
     """Sum the open loop up: medians of the blocks' percentiles, and what ours adds to the peer's."""
     said: dict[str, float] = {}
-    for percentile in ("p50_ms", "p99_ms"):
-        ours, peer = (times[side].median(percentile) for side in SIDES)
-        said |= {percentile: ours, f"peer_{percentile}": peer, f"added_{percentile}": ours - peer}
+    for name in ("p50_ms", "p99_ms"):
+        ours, peer = (times[side].median(attrgetter(name)) for side in SIDES)
+        said |= {name: ours, f"peer_{name}": peer, f"added_{name}": ours - peer}
     added = [
         ours.p50_ms - peer.p50_ms for ours, peer in zip(times["ours"].latencies, times["peer"].latencies, strict=True)
     ]
