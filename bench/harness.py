@@ -49,7 +49,8 @@ def processor() -> str:
 class Result:
     """One row's line. `limit` has the row's unit and is None where none is known; `of_limit` is figure by limit.
 
-    `ratio` is ours by the peer's, above 1 where we are better. `spread` is the interquartile range by the median.
+    `ratio` is ours by the peer's, above 1 where we are better (below 1 where the unit
+    is of what should be small, as in U1). `spread` is the interquartile range by the median.
     `n` counts the timed repetitions of ours. `parity` says how far our numbers are from the peer's.
     """
 
