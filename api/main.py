@@ -40,9 +40,11 @@ def create_app(settings: Settings) -> FastAPI:
             finisher.start()
             if built.relay is not None:
                 built.relay.start()
+            built.usage.start()
             app.state.runtime = built
             yield
             await asyncio.to_thread(finisher.stop)
+            await asyncio.to_thread(built.usage.stop)
             await built.engines.aclose()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)

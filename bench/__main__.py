@@ -16,7 +16,9 @@ from bench import harness
 from bench.harness import Options, Result
 
 ROWS: Final[Mapping[str, str]] = {
+    "S1": "bench.rows.service:s1",
     "T1": "bench.rows.train:t1",
+    "U1": "bench.rows.uploads:u1",
 }
 """Where each row's function is; imported when it runs, so that rows without torch start without it."""
 TARGETS: Final = Path(__file__).with_name("targets.toml")
@@ -54,7 +56,7 @@ def misses(result: Result, *, device: str) -> Sequence[str]:
     """Name every target that a result misses."""
     targets: dict[str, Any] = tomllib.loads(TARGETS.read_text()).get(result.row, {})
     wanted = targets.get(device, {}).get(result.shape, {})
-    found = {"ratio": result.ratio, "of_limit": result.of_limit}
+    found = {"figure": result.figure, "ratio": result.ratio, "of_limit": result.of_limit, **result.more}
     bounds = [(name, bound, found) for name, bound in wanted.items()]
     if result.parity is not None:
         bounds += [(name, bound, dict(result.parity)) for name, bound in targets.get("parity", {}).items()]
@@ -65,8 +67,8 @@ def misses(result: Result, *, device: str) -> Sequence[str]:
     ]
 
 
-def _within(name: str, bound: float, value: float | None) -> bool:
-    if value is None:
+def _within(name: str, bound: float, value: float | str | None) -> bool:
+    if not isinstance(value, int | float):
         return False
     return value >= bound if name.startswith("min_") else value <= bound
 

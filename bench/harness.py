@@ -1,12 +1,14 @@
 """How rows are timed and what they say: steps between callbacks, blocks interleaved, one JSON line."""
 
 import json
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final, Literal
 
 PACKAGES: Final = ("torch", "transformers", "peft")
@@ -31,16 +33,24 @@ class Peer:
     figure: float
 
 
-def versions() -> dict[str, str]:
-    """Name what was measured with."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+def versions(*packages: str) -> dict[str, str]:
+    """Name what was measured with: these packages, or those that train."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages or PACKAGES}}
+
+
+def processor() -> str:
+    """Name the processor and how many cores of it we may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return f"cpu, {model}, {len(os.sched_getaffinity(0))} cores"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One row's line. `limit` has the row's unit and is None where none is known; `of_limit` is figure by limit.
 
-    `ratio` is ours by the peer's, above 1 where we are better. `spread` is the interquartile range by the median.
+    `ratio` is ours by the peer's, above 1 where we are better (below 1 where the unit
+    is of what should be small, as in U1). `spread` is the interquartile range by the median.
     `n` counts the timed repetitions of ours. `parity` says how far our numbers are from the peer's.
     """
 

@@ -15,6 +15,7 @@ from core.inference.client import Engines
 from core.services import outbox
 from core.services.jobs import Policy
 from core.services.renderers import Renderers
+from core.services.usage import Ledger
 from core.settings import Settings
 from core.storage import bundles
 from core.storage.objects import Store
@@ -41,7 +42,7 @@ class EngineKeyUnusable(Unavailable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """The parts of one process. `relay` is None without a broker, and idle until it is started."""
+    """The parts of one process. `relay` is None without a broker; it and `usage` are idle until they are started."""
 
     settings: Settings
     database: Database
@@ -50,6 +51,7 @@ class Runtime:
     pepper: bytes
     renderers: Renderers
     engines: Engines
+    usage: Ledger
 
     @property
     def wake(self) -> Wake:
@@ -108,6 +110,7 @@ def build(settings: Settings) -> Runtime:
         pepper=_pepper(settings),
         renderers=Renderers(store=store, cache_dir=settings.data_dir.absolute() / "cache" / "texts"),
         engines=_engines(settings, store),
+        usage=Ledger(database),
     )
 
 

@@ -68,6 +68,6 @@ async def generate(
     the header `x-system-prompt` says which was used. With `stream` the answer comes as server-sent events in OpenAI's
     shape, the last being `data: [DONE]`.
     """
-    pieces = generation.stream(prompt, caller=caller, engines=rt.engines, database=rt.database)
+    pieces = generation.stream(prompt, caller=caller, engines=rt.engines, usage=rt.usage)
     manner = Manner(stream=body.stream, native=True)
     return await respond(prompt, pieces, manner=manner, request=request, meters=meters)

@@ -68,7 +68,7 @@ async def chat(
     (tools, several choices, log probabilities) is refused by name, never ignored. The headers `x-adapter-id`,
     `x-adapter-version`, `x-adapter-sha256` and `x-base-revision` say who answered.
     """
-    pieces = generation.stream(prompt, caller=caller, engines=rt.engines, database=rt.database)
+    pieces = generation.stream(prompt, caller=caller, engines=rt.engines, usage=rt.usage)
     manner = Manner(stream=body.stream, native=False, include_usage=body.include_usage)
     return await respond(prompt, pieces, manner=manner, request=request, meters=meters)
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -211,4 +211,4 @@ def _begin_immediate(open_connection: Connection) -> None:
     # A deferred transaction that reads and then writes fails at once when another wrote meanwhile, whatever the
     # busy timeout says (SQLite 3.40, code 517); IMMEDIATE waits its turn. One that only reads need not wait.
     reads = open_connection.get_execution_options().get(READING, False)
-    open_connection.execute(text("BEGIN" if reads else "BEGIN IMMEDIATE"))
+    open_connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -4,16 +4,12 @@ Synchronous where SQL is read and text is rendered, async where tokens are waite
 protocol: engines get ids and give ids (core/inference).
 """
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import anyio
-
-from core.db.transactions import Database, snapshot, transaction
+from core.db.transactions import Database, snapshot
 from core.domain.adapters import Adapter, AdapterNotFound, InvalidReference
 from core.domain.bases import Base, BaseNotFound
 from core.domain.generation import (
@@ -32,6 +28,7 @@ from core.domain.stops import StopFinder
 from core.inference.client import Engines
 from core.services import adapters, bases
 from core.services.renderers import Renderers
+from core.services.usage import Account, Ledger
 from core.text.chat import Renderer
 
 Listed = TypeVar("Listed", Base, Adapter)
@@ -124,10 +121,8 @@ def prepare(target: Target, messages: Sequence[Message], sampling: Sampling, *, 
     )
 
 
-async def stream(
-    prompt: Prompt, *, caller: Caller, engines: Engines, database: Database
-) -> AsyncGenerator[Piece, None]:
-    """Give the answer as it comes; closing the iterator frees the engine's slot. What it cost is recorded at the end.
+async def stream(prompt: Prompt, *, caller: Caller, engines: Engines, usage: Ledger) -> AsyncGenerator[Piece, None]:
+    """Give the answer as it comes; closing the iterator frees the engine's slot. What it cost is counted at the end.
 
     Raises:
         QueueFull: The engine takes no more requests now.
@@ -141,9 +136,13 @@ async def stream(
                 counted = piece.completion_tokens
                 yield piece
     finally:
-        # A client that left is a cancelled scope: without the shield its usage would never be written.
-        with anyio.CancelScope(shield=True):
-            await asyncio.to_thread(_record, prompt, caller=caller, completion_tokens=counted, database=database)
+        adapter = prompt.target.adapter
+        account = Account(
+            project_id=caller.project_id,
+            key_id=caller.key_id,
+            adapter_id=None if adapter is None else adapter.id,
+        )
+        usage.add(account, prompt_tokens=len(prompt.ids), completion_tokens=counted)
 
 
 async def _pieces(prompt: Prompt, *, engines: Engines) -> AsyncGenerator[Piece, None]:
@@ -164,19 +163,6 @@ async def _pieces(prompt: Prompt, *, engines: Engines) -> AsyncGenerator[Piece, 
                 return
             yield Piece(text=text, completion_tokens=counted)
     raise EngineFailed("The engine ended its answer without saying why; try again.", retry_after_s=1.0)
-
-
-def _record(prompt: Prompt, *, caller: Caller, completion_tokens: int, database: Database) -> None:
-    adapter = prompt.target.adapter
-    with transaction(database) as tx:
-        tx.usage.add(
-            day=time.strftime("%Y-%m-%d", time.gmtime()),
-            project_id=caller.project_id,
-            key_id=caller.key_id,
-            adapter_id=None if adapter is None else adapter.id,
-            prompt_tokens=len(prompt.ids),
-            completion_tokens=completion_tokens,
-        )
 
 
 def _every(page: Callable[[Filters], Page[Listed]]) -> list[Listed]:

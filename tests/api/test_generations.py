@@ -250,6 +250,7 @@ def test_what_answers_cost_is_recorded_by_day_key_and_adapter(
     first = asker.post("/generate", json=ASK | {"adapter": "persona"}).json()["usage"]
     second = asker.post("/generate", json=ASK | {"adapter": persona.id}).json()["usage"]
     asker.post("/generate", json=ASK).raise_for_status()
+    served.live.runtime.usage.write()
     with served.live.runtime.database.engine.connect() as connection:
         rows = connection.exec_driver_sql(
             "SELECT requests, prompt_tokens, completion_tokens FROM usage WHERE adapter_id = ?", (persona.id,)
