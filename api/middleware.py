@@ -25,6 +25,7 @@ from core.errors import Forbidden, Malformed, Problem, TooLarge
 access: Final = logging.getLogger("api.access")
 log: Final = logging.getLogger("api.middleware")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BODY_IDLE_S: Final = 30.0
 LINGER_IDLE_S: Final = 0.5
 LINGER_BYTES: Final = 16 * 2**20
@@ -107,7 +108,9 @@ class Exchange:
 
     def _note(self, scope: Scope, outcome: Outcome, *, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
-        self.meters.requests.labels(scope["method"], route, outcome.status).inc()
+        # Anyone may ask by any word; a series for each would fill the memory.
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.meters.requests.labels(method, route, outcome.status).inc()
         self.meters.request_seconds.labels(route).observe(seconds)
         facts = {
             "request_id": scope["request_id"],
@@ -148,7 +151,7 @@ class Gate:
         known = "*" in self.allowed_hosts or _hostname(host) in self.allowed_hosts
         if not known and scope["path"] not in self.open_paths:
             return MisdirectedHost("The Host header names no host of this service; BLUELORA_ALLOWED_HOSTS lists them.")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return ForeignOrigin("Pages of other sites may not call this service.")
         return None
 
@@ -274,6 +277,13 @@ def _too_large(limit: int) -> BodyTooLarge:
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else f"req_{os.urandom(12).hex()}"
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _hostname(host: str) -> str | None:

@@ -51,7 +51,7 @@ def test_our_own_names_are_served(live: Live, host: str) -> None:
         assert client.get("/jobs", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "file://"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "file://", "http://["])
 def test_pages_of_other_sites_may_not_call(live: Live, origin: str) -> None:
     with live.client() as client:
         problem(client.get("/jobs", headers={"Origin": origin}), status=403, code="foreign_origin")
@@ -176,3 +176,12 @@ def test_the_process_refuses_an_old_schema_and_names_the_command(tmp_path: Path)
     _, log = process.communicate(timeout=60)
     assert process.returncode != 0
     assert b"python -m migrations upgrade" in log
+
+
+def test_a_method_that_nobody_knows_makes_no_series_of_its_own(live: Live) -> None:
+    with live.client() as client:
+        client.request("BREW1", "/jobs")
+        client.request("BREW2", "/jobs")
+        shown = client.get("/metrics").text
+    assert "BREW" not in shown
+    assert 'bluelora_requests_total{method="other",route="/jobs",status="405"}' in shown
