@@ -217,9 +217,11 @@ def test_jobs_are_listed_newest_first_and_page_without_gaps(client: httpx.Client
     [
         ({"after": "job_1"}, "unknown_cursor", "after"),
         ({"after": "ds_01m85yz76hf89sn6smzdaaew5t"}, "unknown_cursor", "after"),
+        ({"after": "job_01m85yz76hf89sn6smzdaaew5t\n"}, "unknown_cursor", "after"),
         ({"limit": 0}, "out_of_range", "limit"),
         ({"limit": 101}, "out_of_range", "limit"),
         ({"limit": "many"}, "wrong_type", "limit"),
+        ({"limit": "9" * 5000}, "out_of_range", "limit"),
         ({"status": "sleeping"}, "invalid_filter", "status"),
         ({"created_after": -1}, "out_of_range", "created_after"),
         ({"stat": "queued"}, "invalid_filter", "stat"),
