@@ -18,10 +18,12 @@ from core.domain.adapters import Adapter, AdapterNotFound, InvalidReference
 from core.domain.bases import Base, BaseNotFound
 from core.domain.generation import (
     EngineFailed,
+    EngineUnavailable,
     Message,
     ModelNotFound,
     Piece,
     PromptTooLong,
+    QueueFull,
     Sampling,
     Target,
     TemplateMismatch,
@@ -84,7 +86,10 @@ def resolve_model(model: str, *, caller: Caller, database: Database) -> Target:
     except (AdapterNotFound, InvalidReference) as error:
         shown = model[:100]
         raise ModelNotFound(f"There is no model {shown!r}; GET /v1/models lists them.", param="model") from error
-    return _with_base(adapter, database=database)
+    target = _with_base(adapter, database=database)
+    if model.startswith("ft:") and model.split(":")[1].lower() != target.base.name.lower():
+        raise ModelNotFound(f"{adapter.reference} is an adapter of {target.base.name}.", param="model")
+    return target
 
 
 def targets(*, caller: Caller, database: Database) -> list[Target]:
@@ -134,16 +139,20 @@ async def stream(
         EngineUnavailable: No engine serves the base.
         EngineFailed: It broke off; text may have been given before.
     """
-    counted = 0
+    counted, refused = 0, False
     try:
         async with aclosing(_pieces(prompt, engines=engines)) as pieces:
             async for piece in pieces:
                 counted = piece.completion_tokens
                 yield piece
+    except (QueueFull, EngineUnavailable):  # no engine has read the prompt
+        refused = True
+        raise
     finally:
-        # A client that left is a cancelled scope: without the shield its usage would never be written.
-        with anyio.CancelScope(shield=True):
-            await asyncio.to_thread(_record, prompt, caller=caller, completion_tokens=counted, database=database)
+        if not refused:
+            # A client that left is a cancelled scope: without the shield its usage would never be written.
+            with anyio.CancelScope(shield=True):
+                await asyncio.to_thread(_record, prompt, caller=caller, completion_tokens=counted, database=database)
 
 
 async def _pieces(prompt: Prompt, *, engines: Engines) -> AsyncGenerator[Piece, None]:
