@@ -27,6 +27,8 @@ log: Final = logging.getLogger("api.middleware")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BODY_IDLE_S: Final = 30.0
+LEAST_BYTES_A_S: Final = 1024
+"""A body that comes slower than this, over all and beyond the first 30 s, is cut: a byte now and then is no upload."""
 LINGER_IDLE_S: Final = 0.5
 LINGER_BYTES: Final = 16 * 2**20
 SMALL_BYTES: Final = 2**16
@@ -196,13 +198,14 @@ class _Body:
         self._limit = limit
         self._announced = announced
         self._taken = 0
+        self._waited_s = 0.0
         self._is_complete = announced == 0
 
     async def receive(self) -> Message:
         """Take the next piece.
 
         Raises:
-            BodyTooSlow: None came for 30 s.
+            BodyTooSlow: None came for 30 s, or too little over all.
             BodyOverLimit: It goes over the limit.
         """
         message = await self._next(BODY_IDLE_S)
@@ -234,11 +237,15 @@ class _Body:
     async def _next(self, idle_s: float) -> Message:
         if self._is_complete:  # what may follow is only the client's leaving, which no clock runs for
             return await self._receive()
+        # Only waiting counts: what we take to store a piece is not the client's fault.
+        left_s = BODY_IDLE_S + self._taken / LEAST_BYTES_A_S - self._waited_s
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(idle_s):
+            async with asyncio.timeout(min(idle_s, left_s)):
                 message = await self._receive()
         except TimeoutError as error:
             raise BodyTooSlow from error
+        self._waited_s += time.monotonic() - began
         self._taken += len(message.get("body", b""))
         self._is_complete = not message.get("more_body", False)
         return message
@@ -251,7 +258,9 @@ class BodyTooSlow(HTTPException):
     """
 
     def __init__(self) -> None:
-        detail = f"No byte of the body came for {BODY_IDLE_S:.0f} s."
+        detail = (
+            f"The body came too slowly: nothing for {BODY_IDLE_S:.0f} s, or less than {LEAST_BYTES_A_S} bytes a second."
+        )
         super().__init__(408, detail)
 
 

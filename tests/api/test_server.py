@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -102,6 +103,14 @@ def test_slow_heads_and_bodies_are_cut(live: Live, monkeypatch: pytest.MonkeyPat
         answer = _read_all(connection)
         assert answer.startswith(b"HTTP/1.1 408"), answer
         assert b"request_timeout" in answer
+    with _connect(live.url) as connection:  # a byte now and then is never idle, and never done
+        connection.sendall(head.encode() + b"Content-Length: 1000\r\n\r\n")
+        sent = 0
+        while not select.select([connection], [], [], 0.1)[0] and sent < 50:
+            connection.sendall(b" ")
+            sent += 1
+        assert sent < 50
+        assert _read_all(connection).startswith(b"HTTP/1.1 408")
 
 
 def test_readiness_names_every_part(live: Live) -> None:
