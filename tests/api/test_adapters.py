@@ -132,3 +132,12 @@ def test_bases_are_found_by_id_and_name(client: httpx.Client) -> None:
     assert json.dumps(base["files"]) == "[]"
     problem(client.get("/bases/nothing"), status=404, code="base_not_found")
     problem(client.get("/bases?status=ready"), status=422, code="invalid_filter")
+
+
+def test_a_file_whose_bytes_are_lost_is_an_error_and_not_torn(
+    client: httpx.Client, live: Live, versions: list[str]
+) -> None:
+    files = client.get(f"/adapters/{versions[0]}").json()["files"]
+    lost = next(file for file in files if file["name"] == "adapter_config.json")
+    live.runtime.store.delete(f"sha256/{lost['sha256']}")
+    problem(client.get(f"/adapters/{versions[0]}/files/{lost['name']}"), status=503, code="object_missing")
