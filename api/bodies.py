@@ -4,6 +4,7 @@ Knows no noun. starlette's own form parser is not used, since it spools every fi
 """
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -78,8 +79,8 @@ def parse_json(text: str) -> Any:  # noqa: ANN401  (JSON is anything until a mod
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            counts = Counter(name for name, _ in pairs)
+            twice = next(name for name, count in counts.items() if count > 1)
             raise json.JSONDecodeError(f"the key {twice[:100]!r} comes twice", text, 0)
         return found
 

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from api import problems
 from core import errors
 
+MAX_FINDINGS: Final = 100
 # How pydantic names a fault, and how we do.
 CODES: Final[Mapping[str, str]] = {
     "missing": "missing_field",
@@ -29,6 +30,7 @@ CODES: Final[Mapping[str, str]] = {
         "finite_number",
         "greater_than",
         "greater_than_equal",
+        "int_parsing_size",
         "less_than",
         "less_than_equal",
         "too_long",
@@ -93,7 +95,7 @@ def _malformed(fault: Mapping[str, Any], *, instance: str) -> problems.ProblemOu
 
 
 def _invalid(faults: Sequence[Mapping[str, Any]], *, instance: str) -> problems.ProblemOut:
-    findings = [_finding(fault) for fault in faults]
+    findings = [_finding(fault) for fault in faults[:MAX_FINDINGS]]
     first = findings[0]
     return problems.lay_out(
         status=400 if problems.is_openai(instance) else 422,

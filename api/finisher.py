@@ -48,3 +48,5 @@ class Finisher:
                     sweep_at = time.monotonic() + SWEEP_S
             except Problem as problem:
                 log.warning("data sets can't be finished now: %s", problem.code)
+            except Exception:  # the thread's outermost loop: without it every late data set would stay `processing`
+                log.exception("data sets can't be finished now")

@@ -129,7 +129,7 @@ def start(settings: Settings) -> Duty:
         stall_s=settings.stall_s,
     )
     chores.tidy(site)
-    info = describe(ready, bases=tuple(path.name for path in runtime.cache_dir.glob("[!.]*")))
+    info = describe(ready, bases=site.cached())
     workers.register(info, database=runtime.database)
     on_shift = Shift(info=info, site=site, resident=resident, leaving=leaving)
     sweep = Sweep(on_shift, wake=runtime.wake, every_s=settings.sweep_s)

@@ -42,6 +42,10 @@ class Site:
         """Bases, by fingerprint."""
         return self.data_dir / "cache" / "bases"
 
+    def cached(self) -> tuple[str, ...]:
+        """List the fingerprints of the bases that lie here."""
+        return tuple(sorted(path.name for path in self.bases.glob("[!.]*")))
+
 
 def prepare(claim: Claim, folder: Path, *, site: Site, lease: Lease) -> messages.Run:
     """Bring everything that the attempt reads to this disk, verified.

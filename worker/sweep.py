@@ -39,7 +39,8 @@ class Sweep:
             Unavailable: The database does not answer.
         """
         shift, database = self._shift, self._shift.site.database
-        workers.seen(replace(shift.info, draining=shift.leaving()), database=database)
+        now = replace(shift.info, draining=shift.leaving(), bases=shift.site.cached())
+        workers.seen(now, database=database)
         jobs.reap(database)
         lost_s, silence_s = self._every_s * LOST_SWEEPS, self._every_s * SILENT_SWEEPS
         # A busy worker would only fill the queue: those who are idle see the same rows.

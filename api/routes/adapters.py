@@ -11,13 +11,13 @@ from api.problems import problems
 from api.schemas.adapters import AdapterDetailOut, AdapterOut, AliasTarget, DeletedOut
 from api.schemas.lists import ListOut, listed
 from core.domain.adapters import AdapterInUse, AdapterNotFound, FileNotFound, InvalidReference
-from core.domain.pages import UnknownCursor
+from core.domain.pages import InvalidFilter, UnknownCursor
 from core.services import adapters
 
 router: Final = APIRouter(prefix="/adapters", tags=["adapters"], route_class=StrictRoute)
 
 
-@router.get("", summary="List adapters", responses=problems(UnknownCursor))
+@router.get("", summary="List adapters", responses=problems(UnknownCursor, InvalidFilter))
 def listing(filters: FiltersDep, caller: Reads, rt: RuntimeDep) -> ListOut[AdapterOut]:
     """List your project's adapters, newest first; `status` filters by kind: `final`, `checkpoint` or `imported`."""
     return listed(AdapterOut, adapters.listing(filters, caller=caller, database=rt.database))

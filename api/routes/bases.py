@@ -9,13 +9,13 @@ from api.problems import problems
 from api.schemas.adapters import BaseOut
 from api.schemas.lists import ListOut, listed
 from core.domain.bases import BaseNotFound
-from core.domain.pages import UnknownCursor
+from core.domain.pages import InvalidFilter, UnknownCursor
 from core.services import bases
 
 router: Final = APIRouter(prefix="/bases", tags=["bases"])
 
 
-@router.get("", summary="List bases", responses=problems(UnknownCursor))
+@router.get("", summary="List bases", responses=problems(UnknownCursor, InvalidFilter))
 def listing(filters: FiltersDep, caller: Reads, rt: RuntimeDep) -> ListOut[BaseOut]:  # noqa: ARG001  (the role)
     """List imported bases, newest first."""
     return listed(BaseOut, bases.listing(filters, database=rt.database))

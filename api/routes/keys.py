@@ -10,7 +10,7 @@ from api.problems import problems
 from api.schemas.keys import KeyOut, KeyRequest, NewKeyOut
 from api.schemas.lists import ListOut, listed
 from core.domain.keys import InvalidKeyName, KeyNotFound, Role, RoleTooLow
-from core.domain.pages import UnknownCursor
+from core.domain.pages import InvalidFilter, UnknownCursor
 from core.services import keys
 
 router: Final = APIRouter(prefix="/keys", tags=["keys"], route_class=StrictRoute)
@@ -37,7 +37,7 @@ def create(
     return NewKeyOut.of_new(made)
 
 
-@router.get("", summary="List keys", responses=problems(RoleTooLow, UnknownCursor))
+@router.get("", summary="List keys", responses=problems(RoleTooLow, UnknownCursor, InvalidFilter))
 def listing(filters: FiltersDep, caller: Administers, rt: RuntimeDep) -> ListOut[KeyOut]:
     """List your project's keys, newest first, without secrets; `status` filters `active` or `revoked`."""
     return listed(KeyOut, keys.listing(filters, caller=caller, database=rt.database))

@@ -1,5 +1,6 @@
 """A file on its way in: from a form or as the raw body, never kept here."""
 
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from json import JSONDecodeError
@@ -26,6 +27,8 @@ RAW: Final = frozenset(
     }
 )
 FIELDS: Final = frozenset({"name", "metadata", "sha256"})
+QUERY: Final = FIELDS | {"filename"}
+SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
 METADATA: Final[TypeAdapter[dict[str, str]]] = TypeAdapter(Metadata)
 
 
@@ -55,9 +58,10 @@ async def incoming(
     Raises:
         WrongContentType: A media type or content coding that is not read here.
         MalformedForm: A form without a boundary.
-        InvalidUpload: The metadata is none.
+        InvalidUpload: The metadata is none, or a query parameter is not for this.
     """
     kind = media_type(request)
+    _check_query(request, is_form=kind == "multipart/form-data")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise WrongContentType("Send the file uncompressed.", param="content-encoding")
     if kind == "multipart/form-data":
@@ -76,6 +80,16 @@ async def incoming(
 IncomingDep = Annotated[Incoming, Depends(incoming)]
 
 
+def _check_query(request: Request, *, is_form: bool) -> None:
+    """Refuse what would not be heard: a data set under another name than was asked for is found by nobody."""
+    for name in request.query_params:
+        if name not in QUERY:
+            known = ", ".join(sorted(QUERY))
+            raise InvalidUpload(f"There is no parameter {name[:60]!r}; known: {known}.", param=name[:60])
+        if is_form:
+            raise InvalidUpload(f"Send {name} as a field of the form, not in the address.", param=name)
+
+
 def _described(form: Form) -> Upload:
     """Read the fields of a form that has been read to its end."""
     for field in form.fields:
@@ -83,11 +97,14 @@ def _described(form: Form) -> Upload:
             raise InvalidUpload(
                 f"There is no field {field[:60]!r}; known: file, {', '.join(sorted(FIELDS))}.", param=field[:60]
             )
+    sha256 = form.fields.get("sha256")
+    if sha256 is not None and not SHA256.fullmatch(sha256):
+        raise InvalidUpload("sha256 has 64 hexadecimal digits.", param="sha256")
     return Upload(
         filename=form.filename or "",
         name=form.fields.get("name"),
         metadata=_metadata(form.fields.get("metadata")),
-        sha256=form.fields.get("sha256"),
+        sha256=sha256,
     )
 
 

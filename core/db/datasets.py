@@ -22,7 +22,7 @@ REFERENCE: Final = re.compile(r"(?P<name>[^@\0]{1,64})(@(?P<version>[1-9][0-9]{0
 
 @dataclass(frozen=True, slots=True)
 class Datasets:
-    """The table of data sets. A deleted one is a tombstone that no query finds."""
+    """The table of data sets. A deleted one is a tombstone that only `made` finds."""
 
     connection: Connection
     clock: LeaseClock
@@ -46,6 +46,10 @@ class Datasets:
         """Find a data set by its id."""
         mine = (_t.c.id == dataset_id, _t.c.project_id == project_id, _living)
         return _one(self.connection.execute(select(_t).where(*mine)).one_or_none())
+
+    def made(self, dataset_id: str) -> Dataset:
+        """Find a data set or its tombstone."""
+        return _dataset(self.connection.execute(select(_t).where(_t.c.id == dataset_id)).one())
 
     def named(self, name: str, version: int | None, *, project_id: str) -> Dataset | None:
         """Find `name@version`, or without `version` the newest of that name that was not refused."""

@@ -68,7 +68,7 @@ class DatabaseUnavailable(Unavailable):
 
 
 def connect(url: str, *, create: bool = False) -> Database:
-    """Make the pool; nothing is connected yet.
+    """Make the pool; nothing is connected yet. Its errors never quote what was stored, so that no log does.
 
     Args:
         url: `sqlite:///…` or `postgresql+psycopg://…`.
@@ -78,7 +78,12 @@ def connect(url: str, *, create: bool = False) -> Database:
     if url.startswith("sqlite"):
         path = make_url(url).database or ""
         engine = create_engine(
-            url, creator=partial(_open_sqlite, path, create=create), pool_size=10, max_overflow=20, pool_timeout=5
+            url,
+            creator=partial(_open_sqlite, path, create=create),
+            pool_size=10,
+            max_overflow=20,
+            pool_timeout=5,
+            hide_parameters=True,
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
@@ -90,6 +95,7 @@ def connect(url: str, *, create: bool = False) -> Database:
         pool_size=10,
         max_overflow=20,
         pool_timeout=5,
+        hide_parameters=True,
         isolation_level="READ COMMITTED",
         connect_args={"connect_timeout": 3, "options": options},
     )

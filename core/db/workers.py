@@ -38,10 +38,10 @@ class Workers:
         changed = {name: statement.excluded[name] for name in values if name != "id"}
         self.connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changed))
 
-    def seen(self, worker_id: str, *, draining: bool) -> bool:
-        """Note that a worker lives; False when it has been forgotten and must register again."""
-        row = update(_t).where(_t.c.id == worker_id).values(last_seen=self.clock.wall(), draining=draining)
-        return self.connection.execute(row).rowcount == 1
+    def seen(self, worker: WorkerInfo) -> bool:
+        """Note that a worker lives, and what changes while it does; False when it must register again."""
+        values = {"last_seen": self.clock.wall(), "draining": worker.draining, "bases": list(worker.bases)}
+        return self.connection.execute(update(_t).where(_t.c.id == worker.id).values(**values)).rowcount == 1
 
     def remove(self, worker_id: str) -> None:
         """Forget a worker that has ended in order."""

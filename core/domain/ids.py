@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 Prefix = Literal["ds", "job", "ad", "base", "key", "proj", "gen", "wk"]
-PATTERN: Final = re.compile(rf"^(?:ds|job|ad|base|key|proj|gen|wk)_[0-7][{ALPHABET}]{{25}}$")
+PATTERN: Final = re.compile(rf"(?:ds|job|ad|base|key|proj|gen|wk)_[0-7][{ALPHABET}]{{25}}")
 
 _lock = threading.Lock()
 _last_tick = 0
@@ -31,7 +31,7 @@ def new(prefix: Prefix) -> str:
 
 def is_id(text: str, prefix: Prefix) -> bool:
     """Say whether `text` has the form of an id with this prefix."""
-    return text.startswith(prefix + "_") and PATTERN.match(text) is not None
+    return text.startswith(prefix + "_") and PATTERN.fullmatch(text) is not None
 
 
 def looks_like_id(text: str) -> bool:

@@ -7,6 +7,7 @@ library's scanner with hooks, which is slower and can say what is wrong. Knows n
 import json
 import math
 import re
+from collections import Counter
 from typing import Final
 
 import orjson
@@ -174,8 +175,8 @@ def _syntax(text: str, error: json.JSONDecodeError) -> Finding:
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     row = dict(pairs)
     if len(row) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise BadRow(
             Finding(
                 code="duplicate_key",

@@ -1,9 +1,9 @@
 """What users write: strict pydantic models that refuse unknown fields and name the nearest known one."""
 
 import difflib
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -13,6 +13,18 @@ def _without_nul(text: str) -> str:
     return text
 
 
+MAX_PAIRS: Final = 16
+
+
+def _few(pairs: Any) -> Any:  # noqa: ANN401  (pydantic hands over whatever was sent)
+    """Count before each pair is judged: pydantic counts last, and has by then a finding for every wrong pair."""
+    if isinstance(pairs, dict) and len(pairs) > MAX_PAIRS:
+        raise PydanticCustomError(
+            "too_long", "at most {limit} pairs, not {count}", {"limit": MAX_PAIRS, "count": len(pairs)}
+        )
+    return pairs
+
+
 Storable = AfterValidator(_without_nul)
 """PostgreSQL stores every character of a text but one."""
 Metadata = Annotated[
@@ -20,7 +32,8 @@ Metadata = Annotated[
         Annotated[str, StringConstraints(min_length=1, max_length=64), Storable],
         Annotated[str, StringConstraints(max_length=512), Storable],
     ],
-    Field(max_length=16),
+    Field(max_length=MAX_PAIRS),
+    BeforeValidator(_few),
 ]
 
 

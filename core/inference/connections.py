@@ -33,7 +33,8 @@ LOAD_S: Final = 90.0
 RETRY_S: Final = 2.0
 READ_OUT_S: Final = 0.1
 IDLE_S: Final = 2.0
-"""How long a connection is kept for the next request; engines served by uvicorn close theirs after 5 s."""
+"""How long a connection is kept for the next request. uvicorn and vLLM close theirs after 5 s: one that they close as we
+write looks like an engine gone."""
 
 _CHUNK: Final = TypeAdapter[Completion | EngineFailure](Completion | EngineFailure)
 
@@ -57,7 +58,6 @@ class Engine:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         timeout = httpx.Timeout(PROBE_S, read=FIRST_TOKEN_S)
         # Proxies of the environment are for the world outside; and each running stream needs a connection of its own.
-        # vLLM closes idle connections after 5 s; one that it closes as we write looks like an engine gone.
         self._transport = httpx.AsyncHTTPTransport(
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=IDLE_S),
             trust_env=False,

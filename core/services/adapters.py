@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, assert_never
 
 from core.db.transactions import Database, Transaction, snapshot, transaction
@@ -136,11 +137,14 @@ def file(reference: str, name: str, *, caller: Caller, store: Store, database: D
     Raises:
         InvalidReference, AdapterNotFound: See `get`.
         FileNotFound: The adapter has no such file.
+        ObjectMissing, StoreUnavailable: Its bytes are lost, or the store does not answer.
     """
     adapter = get(reference, caller=caller, database=database)
     for known in adapter.files:
         if known.name == name:
-            return Opened(file=known, chunks=store.chunks(f"sha256/{known.sha256}"))
+            chunks = store.chunks(f"sha256/{known.sha256}")
+            # Read before anything is answered: bytes that are gone must be an error, not a torn file.
+            return Opened(file=known, chunks=chain([next(chunks, b"")], chunks))
     names = ", ".join(known.name for known in adapter.files)
     raise FileNotFound(f"This adapter has no file {name[:100]!r}; it has {names}.")
 

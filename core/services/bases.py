@@ -8,7 +8,7 @@ from core.db.transactions import Database, Transaction, snapshot, transaction
 from core.domain import ids
 from core.domain.adapters import AdapterFile, NameTaken
 from core.domain.bases import Base, BaseConflict, BaseNotFound, ImportedBase, check_name
-from core.domain.pages import Filters, Page, cursor
+from core.domain.pages import Filters, InvalidFilter, Page, cursor
 from core.storage import bundles
 from core.storage.objects import Store
 
@@ -137,9 +137,11 @@ def listing(filters: Filters, *, database: Database) -> Page[Base]:
     """List bases, newest first; every project sees all.
 
     Raises:
-        UnknownCursor: Of what was asked.
+        UnknownCursor, InvalidFilter: Of what was asked.
     """
     after = cursor(filters, "base")
+    if filters.status is not None:
+        raise InvalidFilter("Bases have no status.", param="status")
     with snapshot(database) as tx:
         return tx.bases.page(filters, after=after)
 

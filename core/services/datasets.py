@@ -213,7 +213,7 @@ def _registered(tx: Transaction, offer: _Offer) -> Registered:
     project_id, received = offer.caller.project_id, offer.arrived.received
     earlier = idempotency.replay(tx, project_id=project_id, key=offer.key, request_sha256=_request_sha256(offer))
     if earlier is not None:
-        dataset = _found(tx, json.loads(earlier.response)["id"], offer.caller)
+        dataset = tx.datasets.made(json.loads(earlier.response)["id"])
         return Registered(dataset=dataset, answer=earlier, created=earlier.status != FOUND, replayed=True)
     tx.datasets.lock_names(project_id)
     there = tx.datasets.same(offer.arrived.name, received.sha256, project_id=project_id)

@@ -14,10 +14,12 @@ from core.domain.adapters import Adapter, AdapterNotFound, InvalidReference
 from core.domain.bases import Base, BaseNotFound
 from core.domain.generation import (
     EngineFailed,
+    EngineUnavailable,
     Message,
     ModelNotFound,
     Piece,
     PromptTooLong,
+    QueueFull,
     Sampling,
     Target,
     TemplateMismatch,
@@ -81,7 +83,10 @@ def resolve_model(model: str, *, caller: Caller, database: Database) -> Target:
     except (AdapterNotFound, InvalidReference) as error:
         shown = model[:100]
         raise ModelNotFound(f"There is no model {shown!r}; GET /v1/models lists them.", param="model") from error
-    return _with_base(adapter, database=database)
+    target = _with_base(adapter, database=database)
+    if model.startswith("ft:") and model.split(":")[1].lower() != target.base.name.lower():
+        raise ModelNotFound(f"{adapter.reference} is an adapter of {target.base.name}.", param="model")
+    return target
 
 
 def targets(*, caller: Caller, database: Database) -> list[Target]:
@@ -129,20 +134,24 @@ async def stream(prompt: Prompt, *, caller: Caller, engines: Engines, usage: Led
         EngineUnavailable: No engine serves the base.
         EngineFailed: It broke off; text may have been given before.
     """
-    counted = 0
+    counted, refused = 0, False
     try:
         async with aclosing(_pieces(prompt, engines=engines)) as pieces:
             async for piece in pieces:
                 counted = piece.completion_tokens
                 yield piece
+    except (QueueFull, EngineUnavailable):  # no engine has read the prompt
+        refused = True
+        raise
     finally:
-        adapter = prompt.target.adapter
-        account = Account(
-            project_id=caller.project_id,
-            key_id=caller.key_id,
-            adapter_id=None if adapter is None else adapter.id,
-        )
-        usage.add(account, prompt_tokens=len(prompt.ids), completion_tokens=counted)
+        if not refused:
+            adapter = prompt.target.adapter
+            account = Account(
+                project_id=caller.project_id,
+                key_id=caller.key_id,
+                adapter_id=None if adapter is None else adapter.id,
+            )
+            usage.add(account, prompt_tokens=len(prompt.ids), completion_tokens=counted)
 
 
 async def _pieces(prompt: Prompt, *, engines: Engines) -> AsyncGenerator[Piece, None]:

@@ -13,7 +13,7 @@ def register(worker: WorkerInfo, *, database: Database) -> None:
 def seen(worker: WorkerInfo, *, database: Database) -> None:
     """Say that a worker lives; one that was forgotten is registered again."""
     with transaction(database) as tx:
-        if not tx.workers.seen(worker.id, draining=worker.draining):
+        if not tx.workers.seen(worker):
             tx.workers.put(worker)
 
 

@@ -122,6 +122,7 @@ def test_models_list_bases_and_own_adapters(client: httpx.Client, versions: list
     for name in ("persona", versions[1], f"ft:plain:{project}:persona", f"ft:plain:{project}:persona:2"):
         assert client.get(f"/v1/models/{name}").json()["id"] == "persona@2"
     assert client.get("/v1/models/plain").json()["id"] == "plain"
+    problem(client.get(f"/v1/models/ft:other:{project}:persona"), status=404, code="model_not_found")
 
 
 def test_bases_are_found_by_id_and_name(client: httpx.Client) -> None:
@@ -130,3 +131,13 @@ def test_bases_are_found_by_id_and_name(client: httpx.Client) -> None:
         assert client.get(f"/bases/{name}").json() == base
     assert json.dumps(base["files"]) == "[]"
     problem(client.get("/bases/nothing"), status=404, code="base_not_found")
+    problem(client.get("/bases?status=ready"), status=422, code="invalid_filter")
+
+
+def test_a_file_whose_bytes_are_lost_is_an_error_and_not_torn(
+    client: httpx.Client, live: Live, versions: list[str]
+) -> None:
+    files = client.get(f"/adapters/{versions[0]}").json()["files"]
+    lost = next(file for file in files if file["name"] == "adapter_config.json")
+    live.runtime.store.delete(f"sha256/{lost['sha256']}")
+    problem(client.get(f"/adapters/{versions[0]}/files/{lost['name']}"), status=503, code="object_missing")

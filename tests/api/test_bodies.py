@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -99,6 +100,14 @@ def test_a_form_without_boundary_is_refused() -> None:
 def test_json_that_is_torn_or_ambiguous_does_not_parse(text: str) -> None:
     with pytest.raises(json.JSONDecodeError):
         parse_json(text)
+
+
+def test_a_repeated_key_is_found_at_once_among_many() -> None:
+    members = ",".join(f'"{n}":1' for n in range(100_000))
+    began = time.monotonic()
+    with pytest.raises(json.JSONDecodeError, match="'99999' comes twice"):
+        parse_json(f'{{{members},"99999":1}}')
+    assert time.monotonic() - began < 5  # asking each key for its count took minutes, on everybody's event loop
 
 
 def test_escaped_characters_beyond_u_ffff_are_text() -> None:

@@ -62,6 +62,10 @@ def test_the_same_key_gives_the_same_data_set_and_the_same_answer(client: httpx.
     assert first.status_code == again.status_code == 201
     assert again.content == first.content
     assert again.headers["idempotency-replayed"] == "true"
+    client.delete(f"/datasets/{first.json()['id']}").raise_for_status()
+    late = client.post("/datasets", params={"name": "once"}, content=ROWS, headers=key)
+    assert (late.status_code, late.content) == (201, first.content)
+    assert client.get("/datasets").json()["data"] == []
     other = client.post("/datasets", params={"name": "other"}, content=ROWS, headers=key)
     problem(other, status=422, code="idempotency_key_reused")
 
@@ -104,6 +108,9 @@ def test_a_file_that_cannot_be_trained_on_is_refused_by_line_and_not_kept(
         ({"data": {"metadata": "{"}, "files": FORM}, 422, "invalid_upload", "metadata"),
         ({"data": {"metadata": '{"a": 1}'}, "files": FORM}, 422, "invalid_upload", "metadata"),
         ({"data": {"metadata": "[]"}, "files": FORM}, 422, "invalid_upload", "metadata"),
+        ({"data": {"sha256": "é" * 64}, "files": FORM}, 422, "invalid_upload", "sha256"),
+        ({"params": {"nme": "a"}, "content": ROWS}, 422, "invalid_upload", "nme"),
+        ({"params": {"name": "a"}, "files": FORM}, 422, "invalid_upload", "name"),
         ({"data": {"sha256": "0" * 64}, "files": FORM}, 422, "sha256_mismatch", "sha256"),
         ({"files": {"document": ("a.jsonl", ROWS)}}, 400, "malformed_form", "file"),
         ({"files": [("file", ("a", ROWS)), ("file", ("b", ROWS))]}, 400, "malformed_form", "file"),
@@ -153,7 +160,7 @@ def test_a_torn_upload_leaves_nothing(client: httpx.Client, live: Live) -> None:
     with socket.create_connection((str(address.hostname), int(address.port or 0))) as connection:
         torn = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + ROWS
         kind = b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: " + str(len(torn)).encode()
-        connection.sendall(head.replace(b"Content-Length: 100000", kind) + torn)
+        connection.sendall(head.replace(b"?name=torn", b"").replace(b"Content-Length: 100000", kind) + torn)
         answer = b""
         while not answer.endswith(b"}}") and (received := connection.recv(65_536)):
             answer += received

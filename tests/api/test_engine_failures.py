@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support import engines
-from tests.support.answering import answering
+from tests.support.answering import Answering, answering
 from tests.support.databases import SqliteDatabases
 from tests.support.problems import problem
 
@@ -31,10 +31,12 @@ def test_a_dead_engine_is_an_error_event_in_a_stream_and_503_before_it(
         assert event["code"] == event["error"]["code"] == "engine_failed"
         assert event["error"]["type"] == "server_error"
 
+        spent = _requests(served)
         for path, body in (("/generate", asked), ("/v1/chat/completions", CHAT)):
             refused = client.post(path, json=body)
             problem(refused, status=503, code="engine_unavailable")
             assert int(refused.headers["retry-after"]) >= 1
+        assert _requests(served) == spent == 1
         with served.live.client(None) as nobody:
             parts = nobody.get("/readyz").json()["parts"]
         assert {"name": "engine 1", "status": "degraded", "detail": "It does not answer."} in parts
@@ -45,6 +47,11 @@ def test_a_dead_engine_is_an_error_event_in_a_stream_and_503_before_it(
 
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+
+
+def _requests(served: Answering) -> int:
+    with served.live.runtime.database.engine.connect() as connection:
+        return int(connection.exec_driver_sql("SELECT coalesce(sum(requests), 0) FROM usage").scalar_one())
 
 
 def _eventually(client: httpx.Client, body: dict[str, object]) -> None:

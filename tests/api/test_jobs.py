@@ -88,6 +88,7 @@ BAD = [
     ({"priority": 1}, "priority", "role_too_low"),
     ({"metadata": {"a": 1}}, "metadata.a", "wrong_type"),
     ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "out_of_range"),
+    ({"metadata": {str(n): 1 for n in range(17)}}, "metadata", "out_of_range"),
     ({"seed": -1}, "seed", "out_of_range"),
     ({"method": "dpo"}, "method", "unknown_value"),
     ({"spec_version": 2}, "spec_version", "unknown_value"),
@@ -127,6 +128,12 @@ def test_every_fault_of_a_spec_is_listed(client: httpx.Client) -> None:
         ("r", "out_of_range"),
         ("learning_rate", "out_of_range"),
     }
+
+
+def test_a_body_full_of_faults_gets_a_list_that_can_be_read(client: httpx.Client) -> None:
+    turns = [{"role": 1, "content": 1}] * 900
+    answer = client.post("/v1/chat/completions", json={"model": "plain", "messages": turns})
+    assert len(problem(answer, status=400, code="unknown_value")["errors"]) == 100
 
 
 @pytest.mark.parametrize(
@@ -210,9 +217,11 @@ def test_jobs_are_listed_newest_first_and_page_without_gaps(client: httpx.Client
     [
         ({"after": "job_1"}, "unknown_cursor", "after"),
         ({"after": "ds_01m85yz76hf89sn6smzdaaew5t"}, "unknown_cursor", "after"),
+        ({"after": "job_01m85yz76hf89sn6smzdaaew5t\n"}, "unknown_cursor", "after"),
         ({"limit": 0}, "out_of_range", "limit"),
         ({"limit": 101}, "out_of_range", "limit"),
         ({"limit": "many"}, "wrong_type", "limit"),
+        ({"limit": "9" * 5000}, "out_of_range", "limit"),
         ({"status": "sleeping"}, "invalid_filter", "status"),
         ({"created_after": -1}, "out_of_range", "created_after"),
         ({"stat": "queued"}, "invalid_filter", "stat"),

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -51,7 +52,7 @@ def test_our_own_names_are_served(live: Live, host: str) -> None:
         assert client.get("/jobs", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "file://"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "file://", "http://["])
 def test_pages_of_other_sites_may_not_call(live: Live, origin: str) -> None:
     with live.client() as client:
         problem(client.get("/jobs", headers={"Origin": origin}), status=403, code="foreign_origin")
@@ -102,6 +103,14 @@ def test_slow_heads_and_bodies_are_cut(live: Live, monkeypatch: pytest.MonkeyPat
         answer = _read_all(connection)
         assert answer.startswith(b"HTTP/1.1 408"), answer
         assert b"request_timeout" in answer
+    with _connect(live.url) as connection:  # a byte now and then is never idle, and never done
+        connection.sendall(head.encode() + b"Content-Length: 1000\r\n\r\n")
+        sent = 0
+        while not select.select([connection], [], [], 0.1)[0] and sent < 50:
+            connection.sendall(b" ")
+            sent += 1
+        assert sent < 50
+        assert _read_all(connection).startswith(b"HTTP/1.1 408")
 
 
 def test_readiness_names_every_part(live: Live) -> None:
@@ -176,3 +185,12 @@ def test_the_process_refuses_an_old_schema_and_names_the_command(tmp_path: Path)
     _, log = process.communicate(timeout=60)
     assert process.returncode != 0
     assert b"python -m migrations upgrade" in log
+
+
+def test_a_method_that_nobody_knows_makes_no_series_of_its_own(live: Live) -> None:
+    with live.client() as client:
+        client.request("BREW1", "/jobs")
+        client.request("BREW2", "/jobs")
+        shown = client.get("/metrics").text
+    assert "BREW" not in shown
+    assert 'bluelora_requests_total{method="other",route="/jobs",status="405"}' in shown

@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from core.db import schema
 from core.db.tables import metadata
@@ -100,3 +101,10 @@ def test_the_command_upgrades_what_the_settings_name(tmp_path: Path) -> None:
     with transaction(opened) as tx:
         assert tx.projects.named("default") is None
     opened.close()
+
+
+def test_errors_never_quote_what_was_stored(database: Database) -> None:
+    with pytest.raises(DBAPIError) as broken, transaction(database) as tx:
+        tx.projects.connection.execute(text("INSERT INTO nothing VALUES (:said)"), {"said": "a secret"})
+    assert "nothing" in str(broken.value)
+    assert "a secret" not in str(broken.value)

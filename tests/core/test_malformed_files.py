@@ -1,12 +1,14 @@
 """Every way a file can be wrong that we know of, with the code, line and field its owner is told."""
 
 import json
+import time
 from typing import NamedTuple
 
 import pytest
 
-from core.domain import inspections
+from core.domain import inspections, strictjson
 from core.domain.containers import MAX_ROW_BYTES
+from core.domain.faults import BadRow
 from tests.support.streams import cut
 
 GOOD = b'{"instruction": "a", "input": "", "output": "b"}'
@@ -160,3 +162,12 @@ def test_a_malformed_file_is_refused_by_code_and_line(name: str, size: int) -> N
     assert first.message.endswith(".")
     assert first.hint
     assert len(first.message) < 300
+
+
+def test_a_repeated_name_is_found_at_once_among_many() -> None:
+    members = ",".join(f'"{n}":""' for n in range(60_000))
+    began = time.monotonic()
+    with pytest.raises(BadRow) as refused:
+        strictjson.loads(f'{{{members},"59999":""}}'.encode())
+    assert (refused.value.findings[0].code, refused.value.findings[0].field) == ("duplicate_key", "59999")
+    assert time.monotonic() - began < 5

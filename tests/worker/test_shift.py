@@ -145,6 +145,16 @@ def test_a_sweep_goes_on_beside_a_busy_worker(shop: Workshop) -> None:
     at_work.join()
 
 
+def test_a_base_that_was_fetched_later_is_shown(shop: Workshop) -> None:
+    shift = a_shift(shop, Broken(RuntimeError()))
+    (shift.site.bases / "0a1b").mkdir(parents=True)
+    (shift.site.bases / ".0c2d.part").mkdir()
+    woken: list[str] = []
+    Sweep(shift, wake=woken.append, every_s=EVERY_S).sweep()
+    bases = {worker.id: worker.bases for worker in workers.alive(database=shop.database)}
+    assert bases["wk_shift"] == ("0a1b",)
+
+
 def test_a_worker_that_leaves_is_shown_as_draining_and_then_forgotten(shop: Workshop) -> None:
     shift = a_shift(shop, Broken(RuntimeError()))
     shift.leaving.asked = True
