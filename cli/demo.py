@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli import places, remote, watch
+from cli import places, remote, up, watch
 from cli.places import ROOT, DataDir
 from cli.processes import python
 from cli.screen import JobFailed, Refused, screen
@@ -110,6 +110,8 @@ def _data(kept: Path | None) -> Iterator[DataDir]:
 @contextmanager
 def _running(data: DataDir) -> Iterator[remote.Service]:
     """Run `bluelora up` on the data directory; it is stopped in order, whatever happens."""
+    with up.only_one(data):
+        pass  # a service.json that is there from now on is our own supervisor's
     data.logs.mkdir(parents=True, exist_ok=True)
     log = data.logs / "up.log"
     command = tether.command(python("cli", "up", "--data-dir", str(data.path), "--port", "0"))

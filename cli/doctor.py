@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import httpx
 from rich.markup import escape
 
 from cli import places
@@ -130,11 +131,11 @@ def _disk(data: DataDir) -> Check:
 
 def _data_dir(data: DataDir) -> Check:
     if data.service_file.exists():
-        return Check(
-            name="data directory",
-            state="ok",
-            found=f"{data.path}, serving {json.loads(data.service_file.read_text())['url']}",
-        )
+        url = json.loads(data.service_file.read_text())["url"]
+        if _answers(url):
+            return Check(name="data directory", state="ok", found=f"{data.path}, serving {url}")
+        mend = "Its `bluelora up` was killed, or is starting its API again; if none runs, start it."
+        return Check(name="data directory", state="note", found=f"{data.path}; {url} does not answer", mend=mend)
     nearest: Path = next(folder for folder in (data.path, *data.path.parents) if folder.exists())
     if not os.access(nearest, os.W_OK):
         return Check(
@@ -142,6 +143,13 @@ def _data_dir(data: DataDir) -> Check:
         )
     note = "" if data.path.exists() else "`bluelora up` makes it."
     return Check(name="data directory", state="ok" if data.path.exists() else "note", found=str(data.path), mend=note)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _port() -> Check:

@@ -19,7 +19,7 @@ from cli.places import ROOT, DataDir, secret_file
 from cli.processes import python
 from cli.screen import Refused
 from core import runtime, tether
-from core.domain.bases import Base
+from core.domain.bases import Base, check_name
 from core.runtime import Runtime
 from core.services import bases, keys
 from core.settings import Settings
@@ -41,15 +41,20 @@ def run(source: Path | str, *, name: str, data: DataDir, console: Console) -> Ma
 
     Raises:
         Refused: The checkpoint was refused, or the name belongs to another one.
+        InvalidBaseName: The name can't be used in a reference.
     """
+    # First of all, as the name becomes a folder's that is cleared.
+    check_name(name)
     target = data.bases / name
-    result = _convert(source, target, name=name, console=console)
-    with opened(data) as open_runtime:
-        base = bases.register_folder(
-            target, imported=result, name=name, store=open_runtime.store, database=open_runtime.database
-        )
-        folder = bases.fetch(base, store=open_runtime.store, cache_dir=open_runtime.cache_dir)
-    shutil.rmtree(target)
+    try:
+        result = _convert(source, target, name=name, console=console)
+        with opened(data) as open_runtime:
+            base = bases.register_folder(
+                target, imported=result, name=name, store=open_runtime.store, database=open_runtime.database
+            )
+            folder = bases.fetch(base, store=open_runtime.store, cache_dir=open_runtime.cache_dir)
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
     return {**result, "id": base.id, "path": str(folder)}
 
 
@@ -58,7 +63,9 @@ def migrate(data: DataDir, environment: Mapping[str, str] | None = None) -> None
 
     Raises:
         Refused: It could not be done.
+        ValidationError: A BLUELORA_* variable is set wrongly.
     """
+    Settings(data_dir=data.path)  # what is set wrongly is named here; the command's own words would be lost
     data.path.mkdir(parents=True, exist_ok=True)
     variables = os.environ | {"BLUELORA_DATA_DIR": str(data.path)} | dict(environment or {})
     done = subprocess.run(
@@ -104,7 +111,7 @@ def _convert(source: Path | str, target: Path, *, name: str, console: Console) -
         shutil.rmtree(target)  # of an import that was cut off before its base was registered
     command = tether.command(python("core.ml.convert", str(source), str(target), "--name", name))
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    log = target.with_suffix(".log")
+    log = target.with_name(f".{name}.log")  # no base is called so
     with (
         log.open("ab") as errors,
         subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=errors) as child,

@@ -32,7 +32,7 @@ def create(
     data_dir: DataDirOption = None,
 ) -> None:
     """Queue a training job, e.g. `--dataset NAME --name ADAPTER --learning-rate 2e-3 --watch`."""
-    spec: dict[str, Any] = json.loads(file.read_text()) if file else {}
+    spec = _read(file) if file else {}
     spec |= spec_options(context.args)
     if metadata:
         spec["metadata"] = pairs(metadata)
@@ -123,9 +123,22 @@ def _is_text(field: str) -> bool:
 
 def _json_or_text(value: str) -> Any:  # noqa: ANN401
     try:
-        return json.loads(value)
+        found = json.loads(value)
+        json.dumps(found, allow_nan=False)  # NaN and 1e999 are no JSON: the service shall say so
     except ValueError:
         return value
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        spec = json.loads(file.read_bytes())
+        json.dumps(spec, allow_nan=False)
+    except ValueError as error:
+        raise Refused(f"{file} is not JSON: {error}.") from error
+    if not isinstance(spec, dict):
+        raise Refused(f"{file} holds no JSON object.")
+    return spec
 
 
 def _follow(service: remote.Service, job_id: str) -> None:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 
 import typer
+from pydantic import ValidationError
 
 from cli import adapters, bases, chat, datasets, demo, doctor, engine, jobs, keys, up
 from cli.screen import REFUSED, Refused, screen
 from core.errors import Problem
+from core.settings import Settings
 
 app = typer.Typer(
     name="bluelora",
@@ -46,4 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Problem as problem:
         screen.refuse(Refused(problem.detail, problem={"code": problem.code, "detail": problem.detail}))
         return REFUSED
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        screen.refuse(Refused(_misconfigured(error)))
+        return REFUSED
+    except OSError as error:
+        screen.refuse(Refused(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
+        return REFUSED
     return 0
+
+
+def _misconfigured(error: ValidationError) -> str:
+    # Never str(error): it repeats what was set, and that may be a password.
+    faults = error.errors(include_input=False, include_url=False)
+    where = (f"BLUELORA_{str(fault['loc'][0]).upper()}: " if fault["loc"] else "" for fault in faults)
+    return "; ".join(variable + fault["msg"] for variable, fault in zip(where, faults, strict=True))

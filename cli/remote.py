@@ -47,14 +47,17 @@ class Service:
     def download(self, path: str, target: Path) -> None:
         """GET bytes into a file; a broken download leaves none."""
         draft = target.with_name(f".{target.name}.part")
-        with _reached(self.url), self._client.stream("GET", path) as answer:
-            if answer.is_error:
-                answer.read()
-                _refuse(answer)
-            with draft.open("wb") as file:
-                for chunk in answer.iter_bytes():
-                    file.write(chunk)
-        draft.replace(target)
+        try:
+            with _reached(self.url), self._client.stream("GET", path) as answer:
+                if answer.is_error:
+                    answer.read()
+                    _refuse(answer)
+                with draft.open("wb") as file:
+                    for chunk in answer.iter_bytes():
+                        file.write(chunk)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """POST and read server-sent events until `[DONE]`.
@@ -82,7 +85,10 @@ class Service:
             answer = self._client.request(method, path, **request)
         if answer.is_error:
             _refuse(answer)
-        return answer.json() if answer.content else None
+        try:
+            return answer.json() if answer.content else None
+        except ValueError as error:
+            raise Refused(f"{self.url} answers, but not as a BlueLoRA service does.") from error
 
 
 def service(data: DataDir) -> Service:

@@ -60,7 +60,7 @@ class Supervisor:
         """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._stop)
-        with _only_one(self.plan.data):
+        with only_one(self.plan.data):
             try:
                 self._start()
                 if not self.stopping:
@@ -70,6 +70,10 @@ class Supervisor:
                     time.sleep(POLL_S)
             except KeepsCrashing as error:
                 raise Refused(str(error)) from error
+            except Refused:
+                # Ctrl-C in a terminal reaches an import or a migration too; that it broke off is then no news.
+                if not self.stopping:
+                    raise
             finally:
                 self._stop_all()
 
@@ -78,7 +82,7 @@ class Supervisor:
 
     def _start(self) -> None:
         data = self.plan.data
-        port = self.plan.port or _free_port(self.plan.host)
+        port = _free_port(self.plan.host, self.plan.port)
         self.url = f"http://{_bracketed(self.plan.host)}:{port}"
         engine_port = _free_port("127.0.0.1")
         secret_file(data.engine_key_file)
@@ -145,8 +149,9 @@ class Supervisor:
             answer = httpx.get(f"{self.url}/readyz", timeout=2.0)
         except httpx.HTTPError:
             return False
-        parts = answer.json()["parts"]
-        return answer.status_code == 200 and all(part["status"] == "ok" for part in parts)
+        if answer.status_code != 200:
+            return False
+        return all(part["status"] == "ok" for part in answer.json()["parts"])
 
     def _wait(self, what: str, is_there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + READY_S
@@ -180,8 +185,14 @@ class Supervisor:
 
 
 @contextmanager
-def _only_one(data: DataDir) -> Iterator[None]:
-    """Hold the data directory's lock; the kernel lets go of it when we end, however that happens."""
+def only_one(data: DataDir) -> Iterator[None]:
+    """Hold the data directory's lock; the kernel lets go of it when we end, however that happens.
+
+    Whoever holds it knows that no service runs here: what a killed one left in `service.json` is cleared.
+
+    Raises:
+        Refused: Another `up` holds it.
+    """
     data.path.mkdir(parents=True, exist_ok=True)
     with (data.path / "up.lock").open("w") as lock:
         try:
@@ -190,13 +201,28 @@ def _only_one(data: DataDir) -> Iterator[None]:
             raise Refused(
                 f"Another `bluelora up` already serves {data.path}; stop it or choose another --data-dir."
             ) from error
+        data.service_file.unlink(missing_ok=True)
         yield
 
 
-def _free_port(host: str) -> int:
+def _free_port(host: str, port: int = 0) -> int:
+    """Give the port if it is free, or any free one for 0.
+
+    Raises:
+        Refused: It is taken: whatever answers there would be mistaken for our API. Or nobody can listen on `host`.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        probe.bind((host, 0))
+        # As the API will: connections of an earlier one that still close are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise Refused(
+                f"Can't listen on {host}, port {port}: {reason}. `--port 0` takes a free port; --host names an address "
+                "of this machine."
+            ) from error
         return int(probe.getsockname()[1])
 
 

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 FLAGS: Final = ("--quiet", "worker", "--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat")
 REFUSED: Final = 78
 """Exit code of a worker that can't start as it is configured (sysexits.h: EX_CONFIG)."""
+FAILED: Final = 1
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 leaving: Final = Leaving()
@@ -170,6 +171,9 @@ def _begin(**_: object) -> None:
         duties.append(start(_settings()))
     except Problem as problem:
         _refuse(f"The worker can't start. {problem}")
+    except Exception:  # Celery would log it and serve on, failing every hint it takes from workers that could run it
+        log.exception("The worker can't start.")
+        sys.exit(FAILED)
     duties[0].begin()
     if leaving():
         _end()

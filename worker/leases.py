@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import Final, Self
 
 from core.domain.jobs import AttemptLost, Wish
-from core.errors import Unavailable
+from core.errors import StorageFull, Unavailable
 
 log = logging.getLogger(__name__)
 
 FENCE: Final = 25 / 30
 RETRY_S: Final = 1.0
+AWAY: Final = (Unavailable, StorageFull)
+"""What a database raises that takes no write now and may take the next: a disk that is full now may have room soon."""
 
 
 class Lease:
@@ -81,6 +83,7 @@ class Lease:
         Raises:
             AttemptLost: Another attempt holds the job.
             Unavailable: The database does not answer.
+            StorageFull: Its disk is full.
         """
         # Counted from before the call: when the answer comes late, the lease is already that much older.
         sent_at = _now()
@@ -103,7 +106,7 @@ class Lease:
             self.check()
             try:
                 write()
-            except Unavailable as error:
+            except AWAY as error:
                 log.warning("the database is away, trying again: %s", error)
                 time.sleep(RETRY_S)
             else:
@@ -127,7 +130,7 @@ class Lease:
                 pause = self._heartbeat_s
             except AttemptLost:
                 return
-            except Unavailable as error:
+            except AWAY as error:
                 log.warning("a heartbeat failed: %s", error)
                 pause = min(RETRY_S, self._heartbeat_s)
 

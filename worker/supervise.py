@@ -17,12 +17,12 @@ from typing import Final, Literal, assert_never
 
 from core.domain.jobs import AttemptLost, Claim, Failure, FailureClass, JobCancelled, Status, Wish
 from core.domain.training import Checkpointed, Evaluated, Progress, TrainingEvent
-from core.errors import Problem, Unavailable
+from core.errors import Problem
 from core.services import jobs
 from worker import inputs, messages, outputs, scratch, verdicts
 from worker.child import Child, ChildGarbled, ChildGone
 from worker.inputs import Site
-from worker.leases import RETRY_S, Lease
+from worker.leases import AWAY, RETRY_S, Lease
 from worker.pulses import Pulse
 from worker.resident import Resident
 
@@ -192,7 +192,7 @@ class Attempt:
         while self._unsaid and time.monotonic() >= self._say_at:
             try:
                 self._lease.through(partial(self._record, self._unsaid[0]))
-            except Unavailable as error:
+            except AWAY as error:
                 log.warning("the database is away, training goes on: %s", error)
                 self._say_at = time.monotonic() + RETRY_S
             else:

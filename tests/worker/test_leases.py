@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from core.domain.jobs import AttemptLost, Wish
-from core.errors import Unavailable
+from core.errors import Problem, StorageFull, Unavailable
 from worker.leases import Lease
 
 
@@ -17,7 +17,7 @@ class Renewal:
     def __init__(self) -> None:
         self.calls = 0
         self.wish: Wish = "go_on"
-        self.away = False
+        self.away: type[Problem] | None = None
         self.taken = False
         self.hangs = threading.Event()
         self.hangs.set()
@@ -26,7 +26,7 @@ class Renewal:
         self.calls += 1
         self.hangs.wait()
         if self.away:
-            raise Unavailable("away")
+            raise self.away("away")
         if self.taken:
             raise AttemptLost("taken")
         return self.wish
@@ -57,7 +57,7 @@ def test_a_silent_database_fences_us_off_before_the_lease_runs_out(fault: str) -
     began = time.monotonic()
     with Lease(renewal, lease_s=0.6, heartbeat_s=0.1, on_lost=lambda: lost.append(time.monotonic() - began)) as lease:
         if fault == "away":
-            renewal.away = True
+            renewal.away = Unavailable
         else:
             renewal.hangs.clear()
         wait_until(lambda: bool(lost))
@@ -77,12 +77,13 @@ def test_a_takeover_is_noticed_at_the_next_heartbeat_and_told_once() -> None:
     assert lost == ["lost"]
 
 
-def test_a_database_that_comes_back_in_time_costs_nothing() -> None:
+@pytest.mark.parametrize("fault", [Unavailable, StorageFull])
+def test_a_database_that_comes_back_in_time_costs_nothing(fault: type[Problem]) -> None:
     renewal, lost = Renewal(), list[str]()
     with Lease(renewal, lease_s=2.0, heartbeat_s=0.1, on_lost=lambda: lost.append("lost")) as lease:
-        renewal.away = True
+        renewal.away = fault
         time.sleep(0.8)
-        renewal.away = False
+        renewal.away = None
         time.sleep(1.5)
         assert not lease.lost
     assert not lost
@@ -101,7 +102,7 @@ def test_a_late_answer_counts_from_when_it_was_asked() -> None:
 
 
 def test_a_write_is_tried_until_the_database_is_back() -> None:
-    renewal, answers = Renewal(), [Unavailable("away"), None]
+    renewal, answers = Renewal(), [Unavailable("away"), StorageFull("full"), None]
 
     def write() -> None:
         if error := answers.pop(0):
@@ -114,7 +115,7 @@ def test_a_write_is_tried_until_the_database_is_back() -> None:
 
 def test_a_write_is_given_up_with_the_lease() -> None:
     renewal = Renewal()
-    renewal.away = True
+    renewal.away = Unavailable
 
     def write() -> None:
         raise Unavailable("away")

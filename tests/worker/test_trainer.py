@@ -316,3 +316,23 @@ def test_a_loss_that_leaves_the_finite_numbers_fails_at_its_step(base: Path, tmp
     assert f"step {caught.value.step}" in failure.message
     assert "learning_rate" in failure.message
     assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_a_pause_in_the_step_that_ends_the_patience_lets_the_training_end(base: Path, tmp_path: Path) -> None:
+    path = t.write(tmp_path, t.rows(10))
+    given = t.spec(
+        max_steps=60,
+        early_stopping_patience=2,
+        learning_rate=0.05,
+        lr_scheduler_type="constant",
+        lora_dropout=0.0,
+        validation_ratio=0.3,
+        eval_steps=1,
+        save_steps=1000,
+    )
+    straight, _ = t.train(t.run(base, path, tmp_path / "straight", given))
+    heard = t.Heard(stop_at=straight.step)
+    paused, _ = t.train(t.run(base, path, tmp_path / "paused", given), heard)
+    assert isinstance(paused, Finished)
+    assert (paused.reason, paused.step) == ("early_stopped", straight.step)
+    assert not heard.checkpoints

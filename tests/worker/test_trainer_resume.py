@@ -117,6 +117,19 @@ def test_a_checkpoint_of_another_spec_is_refused(base: Path, tmp_path: Path, che
         t.train(run.model_copy(update={"checkpoint_dir": str(checkpoint)}))
 
 
+def test_a_checkpoint_of_a_version_that_knew_fewer_fields_is_resumed_from(
+    base: Path, tmp_path: Path, checkpoint: Path
+) -> None:
+    manifest = checkpoint / "manifest.json"
+    told = json.loads(manifest.read_text())
+    assert told["spec"].pop("use_rslora") is False
+    manifest.write_text(json.dumps(told))
+    run = t.run(base, tmp_path / "data.jsonl", tmp_path / "out", t.spec(max_steps=4, save_steps=2))
+    result, heard = t.train(run.model_copy(update={"checkpoint_dir": str(checkpoint)}))
+    assert result.step == 4
+    assert heard.progress[0].step == 3
+
+
 def test_a_checkpoint_without_its_optimizer_is_refused_though_it_is_sealed(
     base: Path, tmp_path: Path, checkpoint: Path
 ) -> None:

@@ -189,6 +189,18 @@ def test_an_empty_database_is_refused_with_the_command_that_mends_it(shop: Works
         assert "python -m migrations upgrade" in worker.lines()[-1]["message"]
 
 
+def test_a_worker_that_hits_an_error_of_ours_at_its_start_ends_and_takes_no_hints(
+    shop: Workshop, broker: Valkey, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "scratch").write_text("no folder")
+    (elsewhere / "logs").write_text("no folder")
+    with working(shop, broker.url, FINISH, BLUELORA_DATA_DIR=str(elsewhere)) as worker:
+        assert worker.process.wait(30) == 1
+        assert "can't start" in worker.lines()[-1]["message"]
+
+
 def test_tasks_are_imported_without_torch_database_or_settings(tmp_path: Path) -> None:
     code = "import sys, worker.tasks; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     environment = {"PATH": os.environ["PATH"], "BLUELORA_DATABASE_URL": "nonsense", "BLUELORA_DATA_DIR": str(tmp_path)}

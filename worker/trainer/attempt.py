@@ -86,7 +86,7 @@ def run_attempt(run: Run, *, held: HeldBase, wishes: Wishes, tell: Tell) -> Fini
     """
     reached = Reached()
     if run.checkpoint_dir:
-        reached = checkpoints.verify(Path(run.checkpoint_dir), expected=_identity(run))
+        reached = checkpoints.verify(Path(run.checkpoint_dir), expected=_identity(run), spec=run.spec)
     shelf = Shelf(Path(run.output_dir), attempt=run.attempt, facts=_facts(run))
     try:
         return _run(run, held=held, wishes=wishes, tell=tell, shelf=shelf)
@@ -205,7 +205,6 @@ def _identity(run: Run) -> Facts:
         "job": run.job_id,
         "base_fingerprint": run.base_fingerprint,
         "dataset_sha256": run.dataset_sha256,
-        "spec": run.spec.model_dump(mode="json"),
     }
 
 
@@ -213,6 +212,7 @@ def _facts(run: Run) -> Facts:
     return {
         **_identity(run),
         "attempt": run.attempt,
+        "spec": run.spec.model_dump(mode="json"),
         "base": run.spec.base_model,
         "validation_sha256": run.validation_sha256,
         "template_hash": run.template_hash,

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.domain.training import Checkpointed
+from core.domain.training import Checkpointed, TrainSpec
 from core.ml import model as models
 from core.storage import bundles
 from worker.trainer.failures import Damaged, DiskFull
@@ -141,12 +142,13 @@ class Reached:
     trained_tokens: int = 0
 
 
-def verify(folder: Path, *, expected: Facts) -> Reached:
+def verify(folder: Path, *, expected: Facts, spec: TrainSpec) -> Reached:
     """Check that a checkpoint is whole and is this job's, and say how far it is.
 
     Args:
         folder: The bundle, as published.
         expected: Facts its manifest must repeat.
+        spec: What its manifest must mean. The words may be of an earlier version, which knew fewer fields.
 
     Raises:
         Damaged: A file is missing, torn or changed, or the checkpoint is another job's.
@@ -162,5 +164,14 @@ def verify(folder: Path, *, expected: Facts) -> Reached:
         raise Damaged("checkpoint_damaged", f"The checkpoint to resume from lacks {', '.join(missing)}.")
     for name, value in expected.items():
         if manifest.get(name) != value:
-            raise Damaged("checkpoint_foreign", f"The checkpoint to resume from was made with another {name}.")
+            raise _foreign(name)
+    try:
+        if TrainSpec.model_validate(manifest.get("spec")) != spec:
+            raise _foreign("spec")
+    except ValidationError as error:
+        raise _foreign("spec") from error
     return Reached(step=manifest["step"], trained_tokens=manifest["trained_tokens"])
+
+
+def _foreign(name: str) -> Damaged:
+    return Damaged("checkpoint_foreign", f"The checkpoint to resume from was made with another {name}.")

@@ -126,7 +126,9 @@ class Events(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self.tell(Evaluated(step=state.global_step, epoch=state.epoch or 0.0, eval_loss=loss))
         self.best.see(loss, step=state.global_step)
         patience = self._spec.early_stopping_patience
-        if patience and self.best.waited >= patience and self.outcome == "completed" and not ends(state):
+        out_of_patience = patience is not None and self.best.waited >= patience and not ends(state)
+        # A pause asked for in this very step comes too late: resumed, the training would go on past its end.
+        if out_of_patience and self.outcome in {"completed", "pause"}:
             self.outcome = "early_stopped"
             control.should_training_stop = True
             # A checkpoint of this step would resume past the decision to stop.
