@@ -45,9 +45,11 @@ def file(adapter: Id, name: Id, caller: Reads, rt: RuntimeDep) -> StreamingRespo
     return StreamingResponse(opened.chunks, media_type="application/octet-stream", headers=headers)
 
 
-@router.delete("/{adapter}", summary="Delete an adapter", responses=problems(AdapterNotFound, AdapterInUse))
+@router.delete(
+    "/{adapter}", summary="Delete an adapter", responses=problems(AdapterNotFound, AdapterInUse, InvalidReference)
+)
 def delete(adapter: Id, caller: Writes, rt: RuntimeDep) -> DeletedOut:
-    """Delete one adapter that no alias points at; its version number is never used again."""
+    """Delete one adapter, by its `ad_…` id or as `name@N`, that no alias points at; its number is never used again."""
     gone = adapters.delete(adapter, caller=caller, database=rt.database)
     return DeletedOut(id=gone.id, object="adapter")
 

@@ -65,10 +65,15 @@ def delete(reference: str, *, caller: Caller, database: Database) -> Adapter:
     """Turn an adapter into its tombstone; its version number is never used again.
 
     Raises:
-        InvalidReference, AdapterNotFound: See `get`.
+        InvalidReference: See `get`; or the newest of something is meant: asked twice, that would be two.
+        AdapterNotFound: See `get`.
         AdapterInUse: An alias points at it.
     """
     parsed = parse_reference(reference)
+    if parsed in {ByName(name=reference), ByJob(job_id=reference.partition("@")[0])}:
+        raise InvalidReference(
+            f"{reference!r} means the newest; delete one by its ad_… id or as name@N.", param="adapter"
+        )
     with transaction(database) as tx:
         adapter = find(tx, parsed, reference, project_id=caller.project_id)
         if not tx.adapters.hold(adapter.id, project_id=caller.project_id):

@@ -70,7 +70,9 @@ def test_an_alias_moves_and_protects_what_it_points_at(client: httpx.Client, ver
 def test_a_deleted_version_is_gone_and_its_number_never_comes_again(
     live: Live, client: httpx.Client, versions: list[str], tmp_path: Path
 ) -> None:
+    problem(client.delete("/adapters/persona"), status=422, code="invalid_reference")
     client.delete("/adapters/persona@2").raise_for_status()
+    problem(client.delete("/adapters/persona@2"), status=404, code="adapter_not_found")
     for reference in ("persona@2", versions[1]):
         problem(client.get(f"/adapters/{reference}"), status=404, code="adapter_not_found")
         problem(
