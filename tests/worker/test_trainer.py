@@ -331,6 +331,8 @@ def test_a_pause_in_the_step_that_ends_the_patience_lets_the_training_end(base: 
         save_steps=1000,
     )
     straight, _ = t.train(t.run(base, path, tmp_path / "straight", given))
+    _, sparing = t.train(t.run(base, path, tmp_path / "sparing", given.model_copy(update={"logging_steps": 50})))
+    assert [event.step for event in sparing.progress] == [1, straight.step]
     heard = t.Heard(stop_at=straight.step)
     paused, _ = t.train(t.run(base, path, tmp_path / "paused", given), heard)
     assert isinstance(paused, Finished)

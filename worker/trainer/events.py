@@ -131,6 +131,8 @@ class Events(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if out_of_patience and self.outcome in {"completed", "pause"}:
             self.outcome = "early_stopped"
             control.should_training_stop = True
+            # Trainer logs before it evaluates, and once more when it leaves the epoch: the last step is told there.
+            control.should_log = True
             # A checkpoint of this step would resume past the decision to stop.
             control.should_save = False
 
