@@ -18,10 +18,12 @@ class Alphabet:
     """What every id stands for, in UTF-8 bytes; specials stand for nothing.
 
     `own_spaces` counts the spaces at a text's start that are the tokenizer's own and are not shown, if there.
+    `byte_spaces` are ids of a space written as a byte: SentencePiece never takes that one for its own.
     """
 
     bytes_by_id: Sequence[bytes]
     own_spaces: int
+    byte_spaces: frozenset[int] = frozenset()
 
 
 class Decoder:
@@ -35,11 +37,17 @@ class Decoder:
         self._alphabet = alphabet
         self._pending = b""
         self._own_spaces = alphabet.own_spaces
+        self._has_begun = False
 
     def feed(self, ids: Iterable[int]) -> str:
         """Take the next ids and return the characters that became whole; ids past the tokenizer's are nothing."""
         table = self._alphabet.bytes_by_id
-        self._pending += b"".join(table[id_] for id_ in ids if id_ < len(table))
+        spelled = [id_ for id_ in ids if id_ < len(table) and table[id_]]
+        if spelled and not self._has_begun:
+            self._has_begun = True
+            if spelled[0] in self._alphabet.byte_spaces:
+                self._own_spaces = 0
+        self._pending += b"".join(table[id_] for id_ in spelled)
         return self._without_own_spaces(self._take(final=False))
 
     def finish(self) -> str:
@@ -98,7 +106,9 @@ def alphabet(tokenizer: Tokenizer, decoder: Mapping[str, Any] | None) -> Alphabe
             table[id_] = b"".join(to_bytes.get(character, character.encode()) for character in piece)
         else:
             table[id_] = _sentencepiece_bytes(piece, byte_fallback="ByteFallback" in kinds)
-    return Alphabet(bytes_by_id=table, own_spaces=max(map(_own_spaces, steps), default=0))
+    byte_spaces = {vocabulary[piece] for piece in ("<0x20>",) if "ByteFallback" in kinds and piece in vocabulary}
+    own_spaces = max(map(_own_spaces, steps), default=0)
+    return Alphabet(bytes_by_id=table, own_spaces=own_spaces, byte_spaces=frozenset(byte_spaces))
 
 
 def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

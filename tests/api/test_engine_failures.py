@@ -50,6 +50,7 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
 
 
 def _requests(served: Answering) -> int:
+    served.live.runtime.usage.write()
     with served.live.runtime.database.engine.connect() as connection:
         return int(connection.exec_driver_sql("SELECT coalesce(sum(requests), 0) FROM usage").scalar_one())
 

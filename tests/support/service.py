@@ -39,7 +39,7 @@ class Service:
     def upload_sample(self) -> str:
         """Upload the persona's rows and return the data set's id; the same bytes twice are one data set."""
         rows = (ASSETS / "sample.jsonl").read_bytes()
-        answer = self.http.post("/datasets", params={"name": "sample"}, content=rows)
+        answer = self.http.post("/datasets", params={"name": "persona-rows"}, content=rows)
         assert answer.status_code in (200, 201), answer.text
         return str(answer.json()["id"])
 

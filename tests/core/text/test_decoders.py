@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -46,6 +46,8 @@ def test_control_tokens_and_rows_without_a_token_are_nothing(renderer: Renderer)
     assert renderer.decode([1, *ids, 2, 3, bluelm.chat_of(renderer).marks.ai, 10**6]) == "你好"
 
 
+@example([4 + ord(" ")], random.Random(0))
+@example([4 + ord(" "), 4 + ord(" "), 300], random.Random(0))
 @given(st.lists(st.integers(0, 700), max_size=60), st.randoms(use_true_random=False))
 def test_any_ids_decode_alike_however_they_come_and_as_sentencepiece_does(
     renderer: Renderer, ids: list[int], rng: random.Random
