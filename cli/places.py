@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import core
+from core import secretfiles
 
 ROOT: Final = Path(core.__file__).parents[1]
 """The folder that holds our packages and `assets`: children start here, so that no other `core` wins."""
@@ -65,15 +66,8 @@ def secret_file(path: Path, *, make: str | None = None) -> str:
         path: Where it lies.
         make: The text to write if there is none yet; None makes a random one.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write((make or secrets.token_urlsafe(32)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    secretfiles.ensure(path, text=(make or secrets.token_urlsafe(32)) + "\n")
     return path.read_text().strip()
 
 

@@ -1,12 +1,12 @@
 """The one place that turns settings into objects: one frozen Runtime a process, passed to routes and tasks only."""
 
-import os
 import secrets
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
+from core import secretfiles
 from core.db import schema
 from core.db.transactions import Database, connect
 from core.domain.adapters import Adapter
@@ -153,8 +153,7 @@ def _pepper(settings: Settings) -> bytes:
     path = settings.key_pepper_file
     if path is None:
         path = settings.data_dir.absolute() / "pepper"
-        if not path.exists():
-            _make_secret(path)
+        secretfiles.ensure(path, text=secrets.token_hex(32))
     try:
         pepper = path.read_bytes().strip()
     except OSError as error:
@@ -166,20 +165,3 @@ def _pepper(settings: Settings) -> bytes:
             f"The key pepper has {len(pepper)} bytes; it needs {LEAST_PEPPER_BYTES} at least.", param="key_pepper_file"
         )
     return pepper
-
-
-def _make_secret(path: Path) -> None:
-    """Write a secret that appears whole or not at all; of two that make it at once, the first one counts."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(aside, path)
-        except FileExistsError:
-            return
-    finally:
-        aside.unlink()
