@@ -49,6 +49,8 @@ class Resident:
         self.warm_up()
         assert self._child is not None  # noqa: S101  (warm_up gave one)
         self._base = fingerprint
+        # It may stay for months, and only a spawn rotates by itself.
+        self._child.trim_log()
         return self._child
 
     def discard(self) -> None:

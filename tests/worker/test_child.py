@@ -143,6 +143,20 @@ def test_a_long_log_is_rotated_under_its_writer(tmp_path: Path) -> None:
     assert path.with_name("trainer.log.1").stat().st_size == logfiles.MAX_BYTES + 1
 
 
+def test_the_log_of_a_trainer_that_stays_is_rotated_between_attempts(tmp_path: Path) -> None:
+    program = scripted(tmp_path)
+    resident = Resident(program)
+    try:
+        first = resident.for_base("f" * 64)
+        with program.log_path.open("ab") as log:
+            log.write(b"x" * (logfiles.MAX_BYTES + 1))
+        assert resident.for_base("f" * 64) is first
+    finally:
+        resident.discard()
+    assert program.log_path.with_name("trainer.log.1").stat().st_size > logfiles.MAX_BYTES
+    assert program.log_path.stat().st_size == 0
+
+
 @pytest.mark.parametrize(("action", "code"), [(["exit", 64], 64), (["die", 9], -9), (["die", 6], -6)])
 def test_a_child_that_ends_is_told_by_its_code(tmp_path: Path, action: list[Any], code: int) -> None:
     with spawned(scripted(tmp_path, [["progress", 1], action])) as child:
