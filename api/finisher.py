@@ -1,11 +1,10 @@
-"""The thread that finishes what uploads did not wait for, and removes what crashes left behind.
+"""The thread that finishes what uploads did not wait for.
 
 Knows no requests and no rows: any number of API processes may run one, a lease makes each data set one's own.
 """
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,19 +12,17 @@ from core.errors import Problem
 
 log: Final = logging.getLogger("api.finisher")
 PAUSE_S: Final = 2.0
-SWEEP_S: Final = 3600.0
 STOP_S: Final = 5.0
 
 
 class Finisher:
-    """Calls `finish` every two seconds and `sweep` every hour.
+    """Calls `finish` every two seconds.
 
     `start` it once. `stop` waits a little; a check cut off is begun again by whoever finds its lease run out.
     """
 
-    def __init__(self, *, finish: Callable[[], object], sweep: Callable[[], object]) -> None:
+    def __init__(self, *, finish: Callable[[], object]) -> None:
         self._finish = finish
-        self._sweep = sweep
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
 
@@ -39,13 +36,9 @@ class Finisher:
         self._thread.join(STOP_S)
 
     def _run(self) -> None:
-        sweep_at = time.monotonic()
         while not self._stopping.wait(PAUSE_S):
             try:
                 self._finish()
-                if time.monotonic() >= sweep_at:
-                    self._sweep()
-                    sweep_at = time.monotonic() + SWEEP_S
             except Problem as problem:
                 log.warning("data sets can't be finished now: %s", problem.code)
             except Exception:  # the thread's outermost loop: without it every late data set would stay `processing`

@@ -15,7 +15,7 @@ from api.middleware import BodyLimits, Exchange, Gate
 from api.routes import ROUTERS
 from core import runtime
 from core.runtime import Runtime
-from core.services import datasets, keys, validations
+from core.services import keys, validations
 from core.settings import Settings
 
 PROBES: Final = ("/healthz", "/readyz")
@@ -33,10 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with await asyncio.to_thread(runtime.build, settings) as built:
             await asyncio.to_thread(_seed, built)
-            finisher = Finisher(
-                finish=partial(validations.finish_pending, store=built.store, database=built.database),
-                sweep=partial(datasets.sweep, store=built.store, database=built.database),
-            )
+            finisher = Finisher(finish=partial(validations.finish_pending, store=built.store, database=built.database))
             finisher.start()
             if built.relay is not None:
                 built.relay.start()
