@@ -3,9 +3,8 @@
 Axes: T tokens of a row, S segments (one per example) of a row.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from core.errors import Invalid
 from core.text.examples import IGNORED, Example
@@ -46,18 +45,6 @@ def flatten(examples: Sequence[Example]) -> Packed:
         row.labels_T.extend([IGNORED, *example.labels[1:]])
         row.position_ids_T.extend(range(len(example)))
     return row
-
-
-def exact(examples: Iterable[Example], *, samples_per_step: int) -> Iterator[Packed]:
-    """Make one row of each optimizer step's samples, in the sampler's order; the last row may hold fewer.
-
-    Args:
-        examples: In the order in which the sampler draws them.
-        samples_per_step: per_device_train_batch_size x gradient_accumulation_steps.
-    """
-    remaining = iter(examples)
-    while step := list(islice(remaining, samples_per_step)):
-        yield flatten(step)
 
 
 def packed(examples: Sequence[Example], *, pack_length: int) -> list[Packed]:

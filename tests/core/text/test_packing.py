@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.text.examples import Example, OverlongRows, cut, fit
-from core.text.packing import ExampleTooLong, exact, first_fit, flatten, packed
+from core.text.packing import ExampleTooLong, first_fit, flatten, packed
 
 
 def example(prompt: int, answer: int, *, line: int = 1, end: int = 2) -> Example:
@@ -35,13 +35,6 @@ def test_segments_follow_each_other_and_each_starts_anew() -> None:
 def test_the_first_label_of_a_segment_is_never_learnt() -> None:
     row = flatten([example(2, 1), Example(input_ids=[1, 5, 2], labels=[1, 5, 2], line=2)])
     assert row.labels_T[4:] == [-100, 5, 2]
-
-
-def test_exact_rows_hold_the_samples_of_one_step_each() -> None:
-    examples = [example(1, n % 3, line=n) for n in range(1, 12)]
-    rows = list(exact(iter(examples), samples_per_step=4))
-    assert [len(row.starts_S) for row in rows] == [4, 4, 3]
-    assert [id_ for row in rows for id_ in row.input_ids_T] == [id_ for e in examples for id_ in e.input_ids]
 
 
 def test_packed_rows_are_first_fit() -> None:
