@@ -163,7 +163,11 @@ class JobMachine(RuleBasedStateMachine):
         assert self.holder.pop(claim.job.id) is claim
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(8, 25), pytest.param(500, 50, marks=pytest.mark.slow)])
+# 500 walks take longer than the time-out that guards every other test against hanging.
+LONG = (pytest.mark.slow, pytest.mark.timeout(3600))
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(8, 25), pytest.param(500, 50, marks=LONG)])
 def test_random_walks_keep_the_protocol(sqlite_databases: SqliteDatabases, examples: int, steps: int) -> None:
     JobMachine.databases = sqlite_databases
     checks = settings(
