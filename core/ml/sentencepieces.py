@@ -14,8 +14,8 @@ from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
 from core.domain.checkpoints import DamagedCheckpoint, UnsupportedCheckpoint
+from core.text.bounds import SPACE, TRIMMING
 
-SPACE: Final = "▁"
 BPE: Final = 2
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 ALL_SPACES: Final = 2**20
@@ -137,9 +137,7 @@ class SentencePieces:
         if spec.remove_extra_whitespaces:
             # SentencePiece means U+0020 alone; at the end also the piece that stands for it.
             steps += [
-                normalizers.Replace(Regex(r"\A +"), ""),
-                normalizers.Replace(Regex(rf"[ {SPACE}]+\z"), ""),
-                normalizers.Replace(Regex(" {2,}"), " "),
+                normalizers.Replace(Regex(pattern), kept) for pattern, kept in zip(TRIMMING, ("", "", " "), strict=True)
             ]
         return [*steps, normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
 

@@ -89,6 +89,25 @@ def test_segments_have_sentencepieces_ids(cases: Mapping[str, Case], name: str, 
     assert not wrong, f"seed {SEED}: {len(wrong)} differ, the shortest {min(wrong, key=len)!r}"
 
 
+@pytest.mark.parametrize("name", [*CONVERTED, *KEPT])
+def test_no_text_has_fewer_ids_than_its_length_allows(cases: Mapping[str, Case], name: str) -> None:
+    one = cases[name]
+    segments = chat_of(one.renderer).segments
+    extreme = [
+        "x" * 500,
+        " " * 500,
+        "▁" * 500,
+        "a" + " " * 500 + "b",
+        "　" * 500,
+        "ﷺ" * 100,
+        "\u00ad" * 500,
+        "\n" * 500,
+    ]
+    for text in [*one.strings(1000), *extreme, *(text * 20 for text in one.strings(300))]:
+        assert segments.fewest(text) <= len(segments.encode(text)), f"seed {SEED}: {text!r}"
+    assert segments.fewest("x" * 500) >= 500 // 24
+
+
 @pytest.mark.parametrize("count", SHARES)
 @pytest.mark.parametrize("name", [*CONVERTED, *KEPT])
 def test_every_split_of_the_ids_streams_sentencepieces_text(cases: Mapping[str, Case], name: str, count: int) -> None:
