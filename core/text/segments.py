@@ -10,16 +10,9 @@ from typing import Final, Protocol
 from tokenizers import Tokenizer
 from typing_extensions import override
 
-from core.errors import Unavailable
 from core.text.bounds import Bound
 
 SENTENCEPIECE_FILE: Final = "segments.model"
-
-
-class EncoderUnavailable(Unavailable):
-    """The base needs a library that this process does not have."""
-
-    code = "encoder_unavailable"
 
 
 class Segments(Protocol):
@@ -50,17 +43,11 @@ class FastSegments(Segments):
 
 
 class SentencePieceSegments(Segments):
-    """Segments by SentencePiece.
-
-    Raises:
-        EncoderUnavailable: `sentencepiece` is not installed here.
-    """
+    """Segments by SentencePiece itself."""
 
     def __init__(self, model_file: Path) -> None:
-        try:
-            import sentencepiece  # noqa: PLC0415  (only bases with this file need it; the API installs without)
-        except ImportError as error:
-            raise EncoderUnavailable("This base needs the package sentencepiece: install bluelora[gpu].") from error
+        import sentencepiece  # noqa: PLC0415  (only bases with this file need it, and few have it)
+
         self._processor = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         pieces = map(self._processor.id_to_piece, range(self._processor.get_piece_size()))
         self._longest = max(map(len, pieces))
