@@ -186,9 +186,15 @@ def test_a_question_that_cannot_be_answered_is_refused_by_field(
 
 
 def test_an_adapter_of_another_chat_format_is_refused(served: Answering, asker: httpx.Client, tmp_path: Path) -> None:
-    served.adapter(asker, tmp_path, name="foreign", seed=2, template_hash="1" * 64)
-    answer = asker.post("/generate", json=ASK | {"adapter": "foreign"})
-    assert "train it again" in problem(answer, status=409, code="template_mismatch")["detail"]
+    adapter = served.adapter(asker, tmp_path, name="foreign", seed=2, template_hash="1" * 64)
+    for stream in (False, True):
+        answer = asker.post("/generate", json=ASK | {"adapter": "foreign", "stream": stream})
+        detail = problem(answer, status=409, code="template_mismatch")["detail"]
+        assert detail == "foreign@1 was trained with another chat format than tiny has here; train it again."
+    # Refused before an engine hears of it: vLLM would load it and answer.
+    with httpx.Client(headers=served.engine.headers) as engine:
+        cards = engine.get(f"{served.engine.url}/v1/models").json()["data"]
+    assert adapter.id not in {card["id"] for card in cards}
 
 
 def test_special_strings_of_a_question_stay_text(served: Answering, asker: httpx.Client) -> None:
