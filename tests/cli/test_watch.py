@@ -34,7 +34,7 @@ def _api(port: int, status: str) -> Iterator[threading.Event]:
             asked.set()
 
         @override
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the library's name)
+        def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
     server = HTTPServer(("127.0.0.1", port), Answers)
