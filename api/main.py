@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         BodyLimits,
         limit_bytes=settings.max_body_bytes,
-        larger={"POST /datasets": settings.max_upload_bytes + FORM_OVERHEAD_BYTES},
+        larger=dict.fromkeys(("POST /datasets", "POST /adapters"), settings.max_upload_bytes + FORM_OVERHEAD_BYTES),
     )
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts, open_paths=PROBES)
     app.add_middleware(Exchange, meters=app.state.meters)

@@ -53,6 +53,15 @@ class Adapters:
         """Find the highest version of a name."""
         return self._one(_t.c.name == name, _t.c.version.is_not(None), project_id=project_id)
 
+    def same(self, like: Adapter) -> Adapter | None:
+        """Find the newest imported version of a name that has the same base, files and system prompt; any manifest."""
+        mine = (_t.c.name == like.name, _t.c.kind == "imported", _t.c.base_id == like.base_id)
+        rows = _living(like.project_id).where(*mine, _t.c.system_prompt.is_not_distinct_from(like.system_prompt))
+        for row in self.connection.execute(rows.order_by(_t.c.version.desc())):
+            if _contents(row.files) >= _contents([asdict(file) for file in like.files]):
+                return self._with_aliases([row])[0]
+        return None
+
     def version(self, name: str, version: int, *, project_id: str) -> Adapter | None:
         """Find `name@version`."""
         return self._one(_t.c.name == name, _t.c.version == version, project_id=project_id)
@@ -103,7 +112,13 @@ class Adapters:
         return self.connection.execute(delete(_aliases).where(*mine)).rowcount == 1
 
     def _one(self, *conditions: ColumnElement[bool], project_id: str) -> Adapter | None:
-        best = (case((_t.c.kind == "final", 1), else_=0).desc(), _t.c.version.desc(), _t.c.step.desc(), _t.c.id.desc())
+        # Of a job's, the final one, which alone has a version; of a name's, the highest version, whoever made it.
+        best = (
+            case((_t.c.version.is_not(None), 1), else_=0).desc(),
+            _t.c.version.desc(),
+            _t.c.step.desc(),
+            _t.c.id.desc(),
+        )
         row = self.connection.execute(_living(project_id).where(*conditions).order_by(*best).limit(1)).one_or_none()
         return None if row is None else self._with_aliases([row])[0]
 
@@ -118,6 +133,10 @@ class Adapters:
 
 def _living(project_id: str) -> Select[Any]:
     return select(_t).where(_t.c.project_id == project_id, _t.c.deleted_at.is_(None))
+
+
+def _contents(files: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(file["name"], file["sha256"]) for file in files}
 
 
 def _same(row: Row[Any]) -> Row[Any]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from core.domain.adapters import BrokenAdapter, broken
 from core.domain.linears import Linear
@@ -58,7 +58,7 @@ class LoraConfig(BaseModel):
     lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     base_model_name_or_path: str | None = None
     revision: str | None = None
-    peft_version: str | None = None
+    peft_version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+_-]{1,60}$")] | None = None
     inference_mode: bool = True
     megatron_core: Literal["megatron.core"] | None = None
     qalora_group_size: int = 16
@@ -75,7 +75,6 @@ def read_config(raw: bytes, *, max_rank: int) -> LoraConfig:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:100]
-        # pydantic's hint of a union is the last member it tried.
         raise _refused(field, f"{first['msg']}.", code="invalid_value") from error
     for name, value in (config.model_extra or {}).items():
         if not (value is None or value is False or value in ({}, [])):
@@ -85,7 +84,7 @@ def read_config(raw: bytes, *, max_rank: int) -> LoraConfig:
     if config.r > max_rank:
         hint = f"Ranks of at most {max_rank} are served here."
         raise broken("rank_too_high", f"{CONFIG}, r: it is {config.r}.", field="r", hint=hint)
-    return config
+    return LoraConfig.model_validate({name: getattr(config, name) for name in LoraConfig.model_fields})
 
 
 def canonical(config: LoraConfig, *, base_name: str) -> bytes:
@@ -130,7 +129,10 @@ def members(raw: bytes, what: str, *, limit: int) -> dict[str, object]:
     if len(raw) > limit:
         raise broken("too_large", f"{what} has {len(raw)} bytes; at most {limit} are read.")
     try:
-        parsed = json.loads(raw.decode(), object_pairs_hook=_without_duplicates)
+        text = raw.decode()
+        parsed = json.loads(text, object_pairs_hook=_without_duplicates)
+        if "\\u" in text:  # half a character, escaped, is text to Python alone
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise broken("malformed_json", f"{what} is not JSON.") from error
     if not isinstance(parsed, dict):

@@ -6,6 +6,7 @@ enough. Holds the header and one piece at most.
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -14,6 +15,7 @@ from core.domain import loras
 from core.domain.adapters import broken
 from core.domain.linears import Linear
 from core.domain.loras import WEIGHTS, LoraConfig
+from core.errors import Finding
 
 MAX_HEADER_BYTES: Final = 2**20
 LENGTH_BYTES: Final = 8
@@ -52,6 +54,13 @@ def largest_file(config: LoraConfig, linears: Mapping[str, Linear]) -> int:
     """Count the bytes that the weights file of such an adapter can have at most."""
     values = sum(rows * columns for _, (rows, columns) in loras.shapes(config, linears))
     return LENGTH_BYTES + MAX_HEADER_BYTES + values * max(WIDTHS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a look at a whole file found: nothing, or what is wrong with it."""
+
+    fault: Finding | None
 
 
 class Reading:
@@ -172,11 +181,9 @@ def _all_zero(values: bytes, width: int) -> bool:
 def _entries(raw: bytes) -> dict[str, TensorEntry]:
     found = loras.members(raw, f"The header of {WEIGHTS}", limit=MAX_HEADER_BYTES)
     try:
-        # Readers of safetensors refuse other metadata, and half characters in it.
-        str(_METADATA.validate_python(found.pop("__metadata__", None), strict=True)).encode()
+        # Readers of safetensors refuse other metadata.
+        _METADATA.validate_python(found.pop("__metadata__", None), strict=True)
         return _ENTRIES.validate_python(found)
-    except UnicodeEncodeError as error:
-        raise broken("malformed_header", f"{WEIGHTS}, __metadata__: it holds half a character.") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ", ".join(str(part)[:200] for part in first["loc"][:2])

@@ -1,6 +1,6 @@
 """The process that looks at an adapter's weights: a line that says what they must fit, then their bytes, on stdin.
 
-On stdout one JSON line: null, or what is wrong. It stops reading as soon as the file is refused.
+On stdout one JSON line: the verdict. It stops reading as soon as the file is refused.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from core.domain.adapters import BrokenAdapter
 from core.domain.linears import LlamaSizes, linears
 from core.domain.loras import LoraConfig
-from core.domain.loraweights import Reading
+from core.domain.loraweights import Reading, Verdict
 from core.errors import Finding
 from core.services import confinement
 
@@ -30,10 +30,10 @@ def main() -> None:
     """Inspect stdin."""
     confinement.enter()
     try:
-        found = _look(confinement.stdin())
+        fault = _look(confinement.stdin())
     except (MemoryError, RecursionError):
-        found = Finding(code="too_complex", message="Reading the weights takes more memory than an adapter may.")
-    confinement.report(json.dumps(None if found is None else dataclasses.asdict(found)))
+        fault = Finding(code="too_complex", message="Reading the weights takes more memory than an adapter may.")
+    confinement.report(json.dumps(dataclasses.asdict(Verdict(fault))))
 
 
 def _look(pieces: Iterator[bytes]) -> Finding | None:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 import core
 from core.domain import inspections
 from core.domain.datasets import Inspection
+from core.domain.loraweights import Verdict
 from core.errors import Finding, Unavailable
 
 MEMORY_BYTES: Final = 2**30
@@ -52,10 +53,10 @@ DATASETS: Final[Program[Inspection]] = Program(
         )
     ),
 )
-ADAPTERS: Final[Program[Finding | None]] = Program(
+ADAPTERS: Final[Program[Verdict]] = Program(
     module="core.services.adapter_inspection",
-    outcome=TypeAdapter(Finding | None),
-    too_slow=Finding(code="too_complex", message="Reading the weights takes more time than an adapter may."),
+    outcome=TypeAdapter(Verdict),
+    too_slow=Verdict(Finding(code="too_complex", message="Reading the weights takes more time than an adapter may.")),
 )
 
 
