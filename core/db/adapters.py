@@ -54,7 +54,10 @@ class Adapters:
         return self._one(_t.c.name == name, _t.c.version.is_not(None), project_id=project_id)
 
     def same(self, like: Adapter) -> Adapter | None:
-        """Find the newest imported version of a name that has the same base, files and system prompt; any manifest."""
+        """Find the newest imported version of a name that has the same base, files and system prompt.
+
+        `like.files` names those that count: a manifest says when it was written.
+        """
         mine = (_t.c.name == like.name, _t.c.kind == "imported", _t.c.base_id == like.base_id)
         rows = _living(like.project_id).where(*mine, _t.c.system_prompt.is_not_distinct_from(like.system_prompt))
         for row in self.connection.execute(rows.order_by(_t.c.version.desc())):

@@ -5,23 +5,22 @@ import contextlib
 import hashlib
 import json
 import platform
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 
 from core import __version__
 from core.db.clocks import wall
 from core.db.transactions import Database, Transaction, snapshot, transaction
-from core.domain import ids, loras, loraweights
+from core.domain import ids, loras
 from core.domain.adapters import Adapter, AdapterFile, BrokenAdapter, NameTaken, broken
 from core.domain.bases import Base, BaseUnusable
 from core.domain.generation import TemplateMismatch
-from core.domain.imports import AdapterImport
+from core.domain.imports import AdapterImport, Candidate
 from core.domain.keys import Caller
-from core.domain.linears import LlamaSizes, linears
-from core.domain.loras import LoraConfig
+from core.domain.linears import LlamaSizes
 from core.domain.loraweights import Verdict
 from core.services import bases, idempotency, inspectors, uploads
 from core.services.adapter_inspection import Asked
@@ -49,26 +48,10 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Fit:
-    """What the files must fit, and what the checked config says."""
-
-    said: AdapterImport
-    base: Base
-    sizes: LlamaSizes
-    config: LoraConfig
-    source_config: AdapterFile
-
-    @property
-    def largest_bytes(self) -> int:
-        """What the weights file can have at most."""
-        return loraweights.largest_file(self.config, linears(self.sizes))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Offer:
     """Checked and stored weights that ask for a row."""
 
-    fit: _Fit
+    candidate: Candidate
     received: Received
     caller: Caller
     key: str | None
@@ -118,10 +101,11 @@ async def receive(
         StorageFull: No room.
         Unavailable: The store, the database or the inspecting process does not answer.
     """
-    fit = await asyncio.to_thread(_fit, said, config, store=store, database=database, policy=policy)
-    limit = UploadLimits(bytes=min(fit.largest_bytes, limits.bytes), validation_wait_s=limits.validation_wait_s)
-    async with _received(weights, fit, store=store, limits=limit) as received:
-        offer = _Offer(fit=fit, received=received, caller=caller, key=key, show=show)
+    candidate = await asyncio.to_thread(_candidate, said, config, store=store, database=database, policy=policy)
+    size = min(candidate.largest_bytes, limits.bytes)
+    limit = UploadLimits(bytes=size, validation_wait_s=limits.validation_wait_s)
+    async with _received(weights, candidate, store=store, limits=limit) as received:
+        offer = _Offer(candidate=candidate, received=received, caller=caller, key=key, show=show)
         there = await asyncio.to_thread(_there, offer, database)
     if there is not None:
         await asyncio.to_thread(store.delete, received.key)
@@ -131,7 +115,7 @@ async def receive(
     return await asyncio.to_thread(_published, offer, store, database)
 
 
-def _fit(said: AdapterImport, config: bytes, *, store: Store, database: Database, policy: Policy) -> _Fit:
+def _candidate(said: AdapterImport, config: bytes, *, store: Store, database: Database, policy: Policy) -> Candidate:
     with snapshot(database) as tx:
         base = bases.choose(tx, said.base, default=policy.default_base, param="base")
         _check_name(tx, said)
@@ -141,10 +125,13 @@ def _fit(said: AdapterImport, config: bytes, *, store: Store, database: Database
             f"{base.template_hash}; import it to the base that it was trained on.",
             param="template_hash",
         )
-    sizes = _sizes(base, store)
-    checked = loras.read_config(config, max_rank=policy.max_lora_rank)
-    source = AdapterFile(name=loras.CONFIG, sha256=hashlib.sha256(config).hexdigest(), bytes=len(config))
-    return _Fit(said=said, base=base, sizes=sizes, config=checked, source_config=source)
+    return Candidate(
+        said=said,
+        base=base,
+        config=loras.read_config(config, max_rank=policy.max_lora_rank),
+        sizes=_sizes(base, store),
+        source_sha256=hashlib.sha256(config).hexdigest(),
+    )
 
 
 def _check_name(tx: Transaction, said: AdapterImport) -> None:
@@ -166,10 +153,10 @@ def _sizes(base: Base, store: Store) -> LlamaSizes:
 
 @contextlib.asynccontextmanager
 async def _received(
-    weights: AsyncIterator[bytes], fit: _Fit, *, store: Store, limits: UploadLimits
+    weights: AsyncIterator[bytes], candidate: Candidate, *, store: Store, limits: UploadLimits
 ) -> AsyncIterator[Received]:
     """Store and inspect the weights at the same time. Nothing is kept of those refused, or if the block raises."""
-    asked = Asked(config=fit.config, base=fit.sizes).model_dump_json().encode() + b"\n"
+    asked = Asked(config=candidate.config, base=candidate.sizes).model_dump_json().encode() + b"\n"
     async with Inspector.started(inspectors.ADAPTERS, limit_bytes=limits.bytes) as inspector:
         await inspector.feed(asked, patience_s=limits.validation_wait_s)
         try:
@@ -198,27 +185,26 @@ def _unread() -> InspectionFailed:
 
 def _there(offer: _Offer, database: Database) -> Imported | None:
     """Answer with what is there, if anything is; else leave no trace."""
-    like = _adapter(offer, files=_contents(offer))
     try:
         with transaction(database) as tx:
-            return _answered(tx, offer, like)
+            return _answered(tx, offer)
     except _New:
         return None
 
 
 def _published(offer: _Offer, store: Store, database: Database) -> Imported:
     """Store the bundle, manifest last, then write its row."""
-    config, weights = _contents(offer)
-    store.put(config.name, loras.canonical(offer.fit.config, base_name=offer.fit.base.name))
-    store.keep(offer.received, name=weights.name)
-    text = bundles.manifest_text((config, weights), _facts(offer))
+    candidate, files = offer.candidate, _files(offer)
+    store.put(loras.CONFIG, candidate.kept_config)
+    store.keep(offer.received, name=loras.WEIGHTS)
+    versions = {"bluelora": __version__, "python": platform.python_version()}
+    facts = candidate.facts(weights_sha256=offer.received.sha256, imported_at=wall(), versions=versions)
+    text = bundles.manifest_text(files, facts)
     manifest = store.put(bundles.MANIFEST, text.encode())
-    made = replace(
-        _adapter(offer, files=(config, weights, manifest)), sha256=manifest.sha256, manifest=text, id=ids.new("ad")
-    )
+    made = replace(_adapter(offer, files=(*files, manifest)), id=ids.new("ad"), sha256=manifest.sha256, manifest=text)
     with transaction(database) as tx:
         try:
-            return _answered(tx, offer, made)
+            return _answered(tx, offer)
         except _New:
             version = tx.adapters.next_version(made.name, project_id=made.project_id)
         made = replace(made, version=version)
@@ -226,7 +212,7 @@ def _published(offer: _Offer, store: Store, database: Database) -> Imported:
         return _remembered(tx, offer, made, status=CREATED)
 
 
-def _answered(tx: Transaction, offer: _Offer, like: Adapter) -> Imported:
+def _answered(tx: Transaction, offer: _Offer) -> Imported:
     """Answer with what is there.
 
     Raises:
@@ -238,8 +224,8 @@ def _answered(tx: Transaction, offer: _Offer, like: Adapter) -> Imported:
     if earlier is not None:
         return Imported(adapter_id=json.loads(earlier.response)["id"], answer=earlier, replayed=True)
     tx.projects.lock_names(project_id)
-    _check_name(tx, offer.fit.said)
-    there = tx.adapters.same(like)
+    _check_name(tx, offer.candidate.said)
+    there = tx.adapters.same(_adapter(offer, files=_files(offer)))
     if there is None:
         raise _New
     return _remembered(tx, offer, there, status=FOUND)
@@ -251,75 +237,42 @@ def _remembered(tx: Transaction, offer: _Offer, adapter: Adapter, *, status: int
     return Imported(adapter_id=adapter.id, answer=answer)
 
 
-def _contents(offer: _Offer) -> tuple[AdapterFile, AdapterFile]:
-    """The two files that are kept: the config in our words, the weights as they came."""
-    config = loras.canonical(offer.fit.config, base_name=offer.fit.base.name)
-    received = offer.received
-    return (
-        AdapterFile(name=loras.CONFIG, sha256=hashlib.sha256(config).hexdigest(), bytes=len(config)),
-        AdapterFile(name=loras.WEIGHTS, sha256=received.sha256, bytes=received.bytes),
-    )
+def _files(offer: _Offer) -> tuple[AdapterFile, AdapterFile]:
+    return offer.candidate.files(weights_sha256=offer.received.sha256, weights_bytes=offer.received.bytes)
 
 
 def _adapter(offer: _Offer, *, files: tuple[AdapterFile, ...]) -> Adapter:
-    fit, caller = offer.fit, offer.caller
+    """The row to be, without what a published one has: id, version and manifest."""
+    candidate, caller = offer.candidate, offer.caller
     return Adapter(
         id="",
         project_id=caller.project_id,
         created_by=caller.key_id,
         kind="imported",
-        name=fit.said.name,
+        name=candidate.said.name,
         version=None,
-        base_id=fit.base.id,
+        base_id=candidate.base.id,
         job_id=None,
         step=None,
         attempt=None,
         sha256="",
-        template_hash=fit.base.template_hash,
-        system_prompt=fit.said.system_prompt,
-        r=fit.config.r,
+        template_hash=candidate.base.template_hash,
+        system_prompt=candidate.said.system_prompt,
+        r=candidate.config.r,
         files=files,
         manifest="",
-        metadata=dict(fit.said.metadata),
+        metadata=dict(candidate.said.metadata),
         aliases=(),
         created_at=wall(),
     )
 
 
-def _facts(offer: _Offer) -> Mapping[str, Any]:
-    """What is known of the adapter; what only its trainer knows is null."""
-    fit = offer.fit
-    return {
-        "kind": "imported",
-        "base": fit.base.name,
-        "base_fingerprint": fit.base.fingerprint,
-        "template_hash": fit.base.template_hash,
-        "system_prompt": fit.said.system_prompt,
-        "r": fit.config.r,
-        "lora_alpha": fit.config.lora_alpha,
-        "target_modules": sorted(fit.config.target_modules),
-        "use_rslora": fit.config.use_rslora,
-        "source": {
-            loras.CONFIG: fit.source_config.sha256,
-            loras.WEIGHTS: offer.received.sha256,
-            "peft_version": fit.config.peft_version,
-        },
-        "imported_at": wall(),
-        "versions": {"bluelora": __version__, "python": platform.python_version()},
-        "job": None,
-        "attempt": None,
-        "step": None,
-        "spec": None,
-        "dataset_sha256": None,
-        "metrics": None,
-    }
-
-
 def _request_sha256(offer: _Offer) -> str:
+    candidate = offer.candidate
     said = {
         "route": "POST /adapters",
-        "said": offer.fit.said.model_dump(mode="json") | {"base": offer.fit.base.id},
-        "config": offer.fit.source_config.sha256,
+        "said": candidate.said.model_dump(mode="json") | {"base": candidate.base.id},
+        "config": candidate.source_sha256,
         "weights": offer.received.sha256,
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
