@@ -23,6 +23,7 @@ Alias = Annotated[str, typer.Argument(help="A movable name, such as prod.")]
 @app.command("import")
 def import_(
     folder: Annotated[Path, typer.Argument(help="What peft's save_pretrained wrote; two files of it are sent.")],
+    *,
     name: Annotated[str, typer.Option(help="What the adapter shall be called.")],
     base: Annotated[
         str | None, typer.Option(help="The base it was trained on; default the configured one.", show_default=False)

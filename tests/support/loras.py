@@ -24,6 +24,22 @@ def send(client: httpx.Client, files: Parts, *, key: str | None = None, **fields
     return client.post("/adapters", data={"name": "made"} | fields, files=form, headers=headers)
 
 
+BOUNDARY = "XbX"
+FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+"""The header of what `form` writes."""
+
+
+def form(files: Parts, **fields: str) -> bytes:
+    """Write a form by hand."""
+    body = b""
+    for name, value in fields.items():
+        body += f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+    for name, content in files:
+        named = f'name="file"; filename="{name}"'
+        body += f"--{BOUNDARY}\r\nContent-Disposition: form-data; {named}\r\n\r\n".encode() + content + b"\r\n"
+    return body + f"--{BOUNDARY}--\r\n".encode()
+
+
 def safetensors(tensors: Mapping[str, tuple[str, Sequence[int], bytes]], *, metadata: Any = None) -> bytes:
     """Write a file by hand: type, shape and bytes of each tensor."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
