@@ -53,7 +53,7 @@ class LoraConfig(BaseModel):
     use_rslora: bool = False
     bias: Literal["none"] = "none"
     # Others, such as pissa, change the base's weights when the adapter is put on it.
-    init_lora_weights: Literal["gaussian", "eva", "orthogonal"] | bool = True
+    init_lora_weights: Literal[True, False, "gaussian", "eva", "orthogonal"] = True
     # These say nothing about how the weights are used; none of them is passed on.
     lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     base_model_name_or_path: str | None = None

@@ -107,6 +107,24 @@ class Inspector(Generic[T]):
         """Whether the process has ended; while bytes still arrive this means that the file is refused."""
         return self._report.done()
 
+    async def next_of(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """Wait for a stream's next chunk, no longer than until the process has ended; None then, or at its end."""
+
+        def give_up(_report: object) -> None:
+            waiting.reschedule(0)
+
+        try:
+            async with asyncio.timeout(None) as waiting:
+                self._report.add_done_callback(give_up)
+                try:
+                    return await anext(chunks, None)
+                finally:
+                    self._report.remove_done_callback(give_up)
+        except TimeoutError:
+            if waiting.expired():
+                return None
+            raise
+
     async def feed(self, chunk: bytes, *, patience_s: float) -> None:
         """Hand bytes over; waits while the pipe is full.
 

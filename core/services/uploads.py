@@ -182,13 +182,15 @@ def _sanitised(stem: str) -> str:
 async def _shown(
     chunks: AsyncIterator[bytes], inspector: Inspector[T], *, patience_s: float
 ) -> AsyncGenerator[bytes, None]:
-    async for chunk in chunks:
+    while (chunk := await inspector.next_of(chunks)) is not None:
         for start in range(0, len(chunk), PIECE_BYTES):
             piece = chunk[start : start + PIECE_BYTES]
             await inspector.feed(piece, patience_s=patience_s)
             if inspector.is_decided:
                 raise _SeenEnough
             yield piece
+    if inspector.is_decided:
+        raise _SeenEnough
 
 
 def _check_sum(upload: Upload, received: Received) -> None:

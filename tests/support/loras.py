@@ -1,6 +1,7 @@
 """An adapter's two files, good ones and every way they can be bad; and how a client sends them."""
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,78 @@ def opened(weights: bytes) -> tuple[dict[str, Any], bytes]:
     """Take a file apart: its header and the data after it."""
     end = 8 + int.from_bytes(weights[:8], "little")
     return json.loads(weights[8:end]), weights[end:]
+
+
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+}
+"""A small base of another layout than BlueLM's: its keys and values are narrower than its queries."""
+LINEARS = {
+    "self_attn.q_proj": (16, 16),
+    "self_attn.k_proj": (8, 16),
+    "self_attn.v_proj": (8, 16),
+    "self_attn.o_proj": (16, 16),
+    "mlp.gate_proj": (24, 16),
+    "mlp.up_proj": (24, 16),
+    "mlp.down_proj": (16, 24),
+}
+"""[out, in] of its layers, written down rather than computed."""
+MODULES = [path.rpartition(".")[2] for path in LINEARS]
+HALF = {"F32": struct.pack("<f", 0.5), "F16": struct.pack("<e", 0.5), "BF16": struct.pack("<f", 0.5)[2:]}
+Tensors = dict[str, tuple[str, Sequence[int], bytes]]
+
+
+def config(**fields: Any) -> bytes:
+    """What peft 0.21 writes for a LoRA of all layers with r 2; `...` leaves a field out."""
+    written = {
+        "alpha_pattern": {},
+        "auto_mapping": None,
+        "base_model_name_or_path": "/home/someone/BlueLM-7B-Chat",
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layer_replication": None,
+        "lora_alpha": 4,
+        "lora_bias": False,
+        "lora_dropout": 0.1,
+        "megatron_config": None,
+        "megatron_core": "megatron.core",
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "peft_version": "0.21.2",
+        "r": 2,
+        "rank_pattern": {},
+        "revision": None,
+        "target_modules": MODULES,
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    } | fields
+    return json.dumps({name: value for name, value in written.items() if value is not ...}).encode()
+
+
+def tensors(*, r: int = 2, dtype: str = "F32", modules: Sequence[str] = MODULES) -> Tensors:
+    """Every tensor of such a LoRA, all values one half."""
+    made: Tensors = {}
+    for layer in range(SIZES["num_hidden_layers"]):
+        for path, (rows, columns) in LINEARS.items():
+            if path.rpartition(".")[2] in modules:
+                at = f"base_model.model.model.layers.{layer}.{path}"
+                made[f"{at}.lora_A.weight"] = (dtype, (r, columns), HALF[dtype] * (r * columns))
+                made[f"{at}.lora_B.weight"] = (dtype, (rows, r), HALF[dtype] * (rows * r))
+    return made
+
+
+def good(**fields: Any) -> Parts:
+    """A whole adapter that fits; `seed` makes one of other bytes."""
+    seed = fields.pop("seed", 0)
+    made = tensors()
+    name, (dtype, shape, values) = next(iter(made.items()))
+    made[name] = (dtype, shape, struct.pack("<f", 1.0 + seed) + values[4:])
+    return [(CONFIG, config(**fields)), (WEIGHTS, safetensors(made))]
