@@ -1,5 +1,6 @@
 """The registry: immutable adapters, their version numbers, and aliases that move."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,6 +89,16 @@ class Adapters:
             rows = rows.where(_t.c.kind == filters.status)
         found = lists.page(self.connection, rows, _t, filters, after=after, value=_same)
         return Page(tuple(self._with_aliases(list(found.data))), has_more=found.has_more)
+
+    def hashes(self) -> set[str]:
+        """Give the hashes of all files that a living adapter of any project has."""
+        rows = self.connection.execute(select(_t.c.files).where(_t.c.deleted_at.is_(None))).scalars()
+        return {file["sha256"] for files in rows for file in files}
+
+    def living(self, adapter_ids: Collection[str]) -> set[str]:
+        """Of these ids, of whatever project, give those whose adapters are not deleted."""
+        rows = select(_t.c.id).where(_t.c.id.in_(adapter_ids), _t.c.deleted_at.is_(None))
+        return set(self.connection.execute(rows).scalars())
 
     def named(self, name: str) -> bool:
         """Say whether any project has ever used this name."""

@@ -155,12 +155,21 @@ def fetch(files: Sequence[AdapterFile], folder: Path, store: Store) -> Path:
 
 def fetch_bundle(manifest_sha256: str, folder: Path, store: Store) -> Path:
     """Bring a whole bundle to a local folder by the hash of its manifest; raises as `fetch` does."""
+    return fetch(contents(manifest_sha256, store), folder, store)
+
+
+def contents(manifest_sha256: str, store: Store) -> tuple[AdapterFile, ...]:
+    """Name all files of a stored bundle, its manifest last.
+
+    Raises:
+        BrokenBundle: The manifest is missing from the store, or does not read as one.
+        Unavailable: The store does not answer.
+    """
     try:
         raw = b"".join(store.chunks(_key(manifest_sha256)))
     except ObjectMissing as error:
         raise BrokenBundle("A bundle's manifest is missing from the store.") from error
-    manifest = AdapterFile(name=MANIFEST, sha256=manifest_sha256, bytes=len(raw))
-    return fetch((*_listed(raw), manifest), folder, store)
+    return (*_listed(raw), AdapterFile(name=MANIFEST, sha256=manifest_sha256, bytes=len(raw)))
 
 
 def checked_name(name: str) -> str:

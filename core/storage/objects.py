@@ -217,6 +217,32 @@ class Store:
         except ObjectMissing:
             return
 
+    def move(self, key: str, to: str) -> bool:
+        """Give an object another key; False when it is not there.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        try:
+            with _typed():
+                obstore.rename(self.backend, key, to)
+        except ObjectMissing:
+            return False
+        return True
+
+    def is_older(self, key: str, age: timedelta) -> bool:
+        """Say whether an object is there and older than `age`, as of now.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        try:
+            with _typed():
+                found = obstore.head(self.backend, key)
+        except ObjectMissing:
+            return False
+        return found["last_modified"] < datetime.now(UTC) - age
+
     def older_than(self, age: timedelta, *, prefix: str) -> Iterator[str]:
         """List the keys under a prefix whose objects are older than `age`.
 
