@@ -18,7 +18,7 @@ from core.ml import model as models
 from core.text.chat import Renderer
 from core.text.examples import Example
 from core.text.packing import flatten
-from tests.support import bluelm, nano
+from tests.support import bluelm, nano_model
 from tests.support import training as t
 from worker.trainer import rows as flat
 from worker.trainer.rows import Row
@@ -29,7 +29,7 @@ COUNT = 16
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return nano.imported(tmp_path_factory.mktemp("mask") / "nano")
+    return nano_model.imported(tmp_path_factory.mktemp("mask") / "nano")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def plain(base: Path) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def records() -> list[dict[str, str]]:
-    lines = (nano.ASSETS / "sample.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (nano_model.ASSETS / "sample.jsonl").read_text(encoding="utf-8").splitlines()
     found: list[dict[str, str]] = [json.loads(line) for line in lines[:COUNT]]
     return found
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from core.domain.datasets import Conversation, Turn
 from core.text import markers
 from core.text.chat import Renderer
-from tests.support import bluelm, nano, texts
+from tests.support import bluelm, nano_model, texts
 from tests.support.bluelm import turn
 
 SEED: Final = 7
@@ -41,11 +41,11 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    base = nano.imported(tmp_path_factory.mktemp("rendering") / "nano")
+    base = nano_model.imported(tmp_path_factory.mktemp("rendering") / "nano")
     return Case(
         renderer=Renderer.load(base),
         theirs=AutoTokenizer.from_pretrained(base),
-        processor=bluelm.processor((nano.SOURCE / "tokenizer.model").read_bytes()),
+        processor=bluelm.processor((nano_model.SOURCE / "tokenizer.model").read_bytes()),
     )
 
 
