@@ -43,7 +43,7 @@ class Folder:
         text = _text(base_dir / "tokenizer.json")
         tokenizer_config = _members(base_dir / "tokenizer_config.json", required=False)
         template_file = base_dir / "chat_template.jinja"
-        template = _text(template_file) if template_file.exists() else tokenizer_config.get("chat_template")
+        template = _text(template_file) if template_file.exists() else _default(tokenizer_config.get("chat_template"))
         try:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception for every fault of the file
@@ -54,7 +54,7 @@ class Folder:
             tokenizer_config=tokenizer_config,
             config=_members(base_dir / "config.json"),
             generation_config=_members(base_dir / "generation_config.json", required=False),
-            template=template if isinstance(template, str) else None,
+            template=template,
         )
 
     def chat(self, base_dir: Path) -> BlueLMChat | ChatTemplate | None:
@@ -115,6 +115,14 @@ class Folder:
             if isinstance(content, str):
                 named[name] = content
         return named
+
+
+def _default(template: object) -> str | None:
+    """Pick the template that transformers applies when nobody names one: the only one, or that called `default`."""
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _text(path: Path) -> str:
