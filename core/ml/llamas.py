@@ -11,7 +11,7 @@ import torch
 
 from core.domain.adapters import AdapterFile
 from core.domain.checkpoints import DamagedCheckpoint, UnsupportedCheckpoint
-from core.ml import blocks, layouts, records
+from core.ml import blocks, layouts, records, trials
 from core.ml.journals import Journal
 from core.ml.progress import Tally
 from core.ml.records import Record
@@ -52,7 +52,7 @@ class Plan:
         """Copy what the journal lacks of the files into `stage`, see that every value is a number; import.json is left to the caller.
 
         Raises:
-            DamagedCheckpoint: A value is no number, or a file changed while it was copied.
+            DamagedCheckpoint: A value is no number, a file changed while it was copied, or its chat template fails.
         """
         for file in sources:
             if journal.finished(file.name) == file:
@@ -65,6 +65,8 @@ class Plan:
                 finite(name, block)
             tally.add(info.bytes)
         renderer = Renderer.load(stage)
+        if renderer.can_chat:
+            trials.check(stage)
         chat = () if renderer.can_chat else ("The folder has no chat template: a base without a chat format.",)
         return Record(
             converter=records.CONVERTER,

@@ -120,8 +120,8 @@ class Folder:
 def _default(template: object) -> str | None:
     """Pick the template that transformers applies when nobody names one: the only one, or that called `default`."""
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        named = (entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default")
+        template = next(named, {}).get("template")
     return template if isinstance(template, str) else None
 
 
@@ -139,7 +139,7 @@ def _members(path: Path, *, required: bool = True) -> Mapping[str, Any]:
         return {}
     try:
         parsed = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path.name} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise DamagedCheckpoint(f"{path.name} holds no JSON object.")

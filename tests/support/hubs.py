@@ -116,8 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(name)
             return
         self.send_response(302)
-        host, port = self.server.server_address[:2]
-        self.send_header("Location", f"http://localhost:{port}/storage/{name}" if host else "")
+        assert isinstance(self.server, ThreadingHTTPServer)
+        self.send_header("Location", f"http://localhost:{self.server.server_port}/storage/{name}")
         self.send_header("X-Linked-Size", "1")
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,12 +43,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
         yield made
 
 
-def order(tmp_path: Path, hub: hubs.Hub, *, source: str = ID, **changes: object) -> Order:
-    given = {"source": source, "target": tmp_path / "bases" / "x", "name": "x", "hub": hub}
-    return Order(**(given | {"revision": None, "registered": None, "copies": 1} | changes))  # type: ignore[arg-type]
+def order(tmp_path: Path, hub: hubs.Hub, **changes: Any) -> Order:
+    given: dict[str, Any] = {"source": ID, "target": tmp_path / "bases" / "x", "name": "x", "hub": hub}
+    return Order(**(given | {"revision": None, "registered": None, "copies": 1} | changes))
 
 
-def imported(tmp_path: Path, hub: hubs.Hub, **changes: object) -> tuple[records.Imported, list[tuple[str, int, int]]]:
+def imported(tmp_path: Path, hub: hubs.Hub, **changes: Any) -> tuple[records.Imported, list[tuple[str, int, int]]]:
     seen: list[tuple[str, int, int]] = []
     found = run(order(tmp_path, hub, **changes), report=lambda *line: seen.append(line))
     return found, seen
