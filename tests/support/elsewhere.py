@@ -31,14 +31,9 @@ class Elsewhere:
 
     def greedy(self, prompt: Sequence[int], *, end: Collection[int]) -> list[int]:
         """Answer by the oracle with the LoRA, every token from the start; without the token that ends it."""
-        weights, ids = with_lora(self.weights, self.lora), list(prompt)
-        with torch.no_grad():
-            for _ in range(NEW_TOKENS):
-                token = int(oracle.logits(weights, self.config, ids)[-1].argmax())
-                if token in end:
-                    break
-                ids.append(token)
-        return ids[len(prompt) :]
+        model = _blue_lm(with_lora(self.weights, self.lora), self.config)
+        (answer,) = oracle.greedy(model, [prompt], max_new_tokens=NEW_TOKENS, ends=frozenset(end), use_cache=False)
+        return [token for token in answer if token not in end]
 
 
 def with_lora(weights: Mapping[str, Tensor], lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,7 +68,8 @@ def teach(
     for _ in range(epochs):
         for prompt, answer in rows:
             adam.zero_grad()
-            found = oracle.logits(with_lora(weights, lora), config, prompt + answer[:-1])[len(prompt) - 1 :]
+            model = _blue_lm(with_lora(weights, lora), config)
+            found = oracle.logits(model, torch.tensor([prompt + answer[:-1]]))[0, len(prompt) - 1 :]
             torch.autograd.backward([torch.nn.functional.cross_entropy(found, torch.tensor(answer))])
             adam.step()
     return Elsewhere(weights=weights, config=config, lora={name: tensor.detach() for name, tensor in lora.items()})
@@ -112,6 +108,10 @@ def text_of(renderer: Renderer, ids: Sequence[int]) -> str:
     """Decode an answer as the service does."""
     decoder = renderer.decoder()
     return decoder.feed(list(ids)) + decoder.finish()
+
+
+def _blue_lm(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> oracle.BlueLM:
+    return oracle.BlueLM(weights=weights, heads=config["num_attention_heads"], eps=config["rms_norm_eps"])
 
 
 def _prompt(renderer: Renderer, question: str) -> list[int]:
