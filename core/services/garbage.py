@@ -1,7 +1,7 @@
 """Bytes and folders that no row points to any more: of deleted adapters and of dropped checkpoints.
 
 Files are shared by hash, and whoever publishes one stores it before its row is there. So a file goes in two steps: it is
-set aside when it is a day old and unreferenced, and removed an hour later unless a row points to it by then. Any number
+set aside when it is old and unreferenced, and removed an hour later unless a row points to it by then. Any number
 of processes may do this at once, and may be stopped anywhere.
 """
 
@@ -19,8 +19,9 @@ from core.storage import bundles
 from core.storage.bundles import BrokenBundle
 from core.storage.objects import Store
 
-UNREFERENCED: Final = timedelta(hours=24)
-"""Twice what a publisher may trust an object for that it finds (core/storage/objects.py): older ones it puts again."""
+UNREFERENCED: Final = timedelta(hours=20)
+"""A publisher trusts an object that it finds for 12 h (core/storage/objects.py) and has the rest of these for its row.
+With hourly rounds and the hour aside, bytes are gone 24 h after their adapter."""
 ASIDE: Final = timedelta(hours=1)
 STALE: Final = timedelta(hours=24)
 _ANY_AGE: Final = timedelta(days=-1)
