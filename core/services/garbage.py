@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from core.db.transactions import Database, snapshot
+from core.errors import Unavailable
 from core.storage import bundles
 from core.storage.bundles import BrokenBundle
 from core.storage.objects import Store
@@ -28,6 +29,8 @@ _ANY_AGE: Final = timedelta(days=-1)
 """Clocks differ: an object may seem to be of tomorrow."""
 _FILE: Final = re.compile(r"sha256/(?P<sha256>[0-9a-f]{64})")
 _ASIDE: Final = re.compile(r"aside/(?P<at>[0-9]{10,12})-(?P<sha256>[0-9a-f]{64})")
+_BATCH: Final = 500
+_MOST_FAILURES: Final = 3
 _FOLDER: Final = re.compile(r"(?P<adapter>ad_[0-9a-z]{26})-[0-9a-f]{16}")
 
 
@@ -54,7 +57,7 @@ def collect(
     if not old and not laid:
         return Collected()
     needed = _needed(store, database)
-    put_back = removed = set_aside = 0
+    put_back = removed = set_aside = failures = 0
     for found in laid:
         if found["sha256"] in needed and not store.is_older(f"sha256/{found['sha256']}", _ANY_AGE):
             put_back += store.move(found[0], f"sha256/{found['sha256']}")
@@ -65,8 +68,15 @@ def collect(
         sha256 = key.removeprefix("sha256/")
         # Looked at again, as it may have been put anew since it was listed. If that happens only now, the hour that
         # it lies aside is there for it.
-        if sha256 not in needed and store.is_older(key, unreferenced):
+        if sha256 in needed or not store.is_older(key, unreferenced):
+            continue
+        try:
             set_aside += store.move(key, f"aside/{int(time.time())}-{sha256}")
+        except Unavailable:
+            # One that can't be moved (S3 copies 5 GB at most) must not keep the others from going.
+            failures += 1
+            if failures == _MOST_FAILURES:
+                raise
     return Collected(set_aside=set_aside, removed=removed, put_back=put_back)
 
 
@@ -79,9 +89,11 @@ def sweep_folders(adapter_dir: Path, *, database: Database) -> int:
     if not adapter_dir.is_dir():
         return 0
     folders = {path: found["adapter"] for path in adapter_dir.iterdir() if (found := _FOLDER.fullmatch(path.name))}
+    named, deleted = sorted(set(folders.values())), set[str]()
     with snapshot(database) as tx:
-        living = tx.adapters.living(sorted(set(folders.values())))
-    gone = [path for path, adapter in folders.items() if adapter not in living] + list(_stale(adapter_dir))
+        for start in range(0, len(named), _BATCH):
+            deleted |= tx.adapters.deleted(named[start : start + _BATCH])
+    gone = [path for path, adapter in folders.items() if adapter in deleted] + list(_stale(adapter_dir))
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
     return len(gone)

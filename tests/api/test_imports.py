@@ -319,7 +319,7 @@ def _head(client: httpx.Client, *, length: int) -> bytes:
 
 
 def _settled(live: Live, before: set[str]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while stored(live.runtime) != before:
         assert time.monotonic() < deadline, stored(live.runtime) - before
         time.sleep(0.05)

@@ -5,6 +5,7 @@ There is the oracle with a LoRA put on it by hand; here is a whole service on th
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,15 @@ def test_its_system_prompt_is_applied(here: Service, taught: Elsewhere, folder: 
     assert answer.headers["x-system-prompt"] == "adapter"
     prompt = prompts(renderer, system=SYSTEM)[0]
     assert said(answer) == elsewhere.text_of(renderer, taught.greedy(prompt, end=renderer.eos_ids))
+
+
+def test_a_refusal_is_told_by_the_command(here: Service, folder: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    (bad / loras.WEIGHTS).write_bytes((folder / loras.WEIGHTS).read_bytes() + b"\0" * 30_000_000)
+    done = cli(here, "adapters", "import", str(bad), "--name", "bad", "--json")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["code"] == "broken_adapter"
 
 
 def test_an_api_killed_in_the_middle_leaves_nothing_that_is_seen(here: Service, folder: Path) -> None:
