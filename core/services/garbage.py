@@ -80,23 +80,22 @@ def collect(
     return Collected(set_aside=set_aside, removed=removed, put_back=put_back)
 
 
-def sweep_folders(adapter_dir: Path, *, database: Database) -> int:
-    """Remove what was laid out for engines of adapters that are deleted now; gives how many folders.
+def sweep_folders(adapter_dir: Path, *, database: Database) -> tuple[str, ...]:
+    """Remove what was laid out for engines of adapters that are deleted now; gives the adapters' ids.
 
     Raises:
         Unavailable: The database does not answer.
     """
     if not adapter_dir.is_dir():
-        return 0
+        return ()
     folders = {path: found["adapter"] for path in adapter_dir.iterdir() if (found := _FOLDER.fullmatch(path.name))}
     named, deleted = sorted(set(folders.values())), set[str]()
     with snapshot(database) as tx:
         for start in range(0, len(named), _BATCH):
             deleted |= tx.adapters.deleted(named[start : start + _BATCH])
-    gone = [path for path, adapter in folders.items() if adapter in deleted] + list(_stale(adapter_dir))
-    for path in gone:
+    for path in [path for path, adapter in folders.items() if adapter in deleted] + list(_stale(adapter_dir)):
         shutil.rmtree(path, ignore_errors=True)
-    return len(gone)
+    return tuple(sorted(deleted))
 
 
 def _needed(store: Store, database: Database) -> set[str]:

@@ -187,12 +187,12 @@ def test_folders_of_deleted_adapters_go_from_the_engines_shelf(world: World, sto
     others = f"{ids.new('ad')}-{'0' * 16}"
     (shelf / others).mkdir()
     (shelf / f".{gone.id}-x.part").mkdir()
-    assert garbage.sweep_folders(shelf, database=world.database) == 0
+    assert garbage.sweep_folders(shelf, database=world.database) == ()
     adapters.delete(gone.id, caller=world.caller, database=world.database)
-    assert garbage.sweep_folders(shelf, database=world.database) == 1
+    assert garbage.sweep_folders(shelf, database=world.database) == (gone.id,)
     left = {path.name for path in shelf.iterdir()}
     assert left == {f"{kept.id}-{kept.sha256[:16]}", others, f".{gone.id}-x.part"}
-    assert garbage.sweep_folders(tmp_path / "none", database=world.database) == 0
+    assert garbage.sweep_folders(tmp_path / "none", database=world.database) == ()
 
 
 def test_tables_with_files_are_all_asked(world: World) -> None:
