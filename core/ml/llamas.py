@@ -72,7 +72,7 @@ class Plan:
             rows=self.rows,
             dtype=str(self.dtype).removeprefix("torch."),
             max_ulp=None,
-            segment_encoder="tokenizers",
+            segment_encoder="sentencepiece" if SENTENCEPIECE_FILE in self.files else "tokenizers",
             checks=("every tensor of the config by name and shape", "every value finite", "every copy by sha256"),
             notes=chat,
             versions=records.versions(),
