@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from api import main
-from core.domain.datasets import Turn
 from core.ml.convert import convert
 from core.text.chat import Renderer
 from tests.support import bluelm, elsewhere, loras
 from tests.support.answering import Answering, answering
 from tests.support.databases import SqliteDatabases
 from tests.support.elsewhere import NEW_TOKENS, Elsewhere
+from tests.support.oracle import BlueLM
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -58,7 +58,8 @@ def renderer(base_dir: Path) -> Renderer:
 def taught(base_dir: Path, renderer: Renderer) -> Elsewhere:
     config: dict[str, Any] = json.loads((base_dir.parent / "source" / "config.json").read_text())
     weights = bluelm.tensors(SHAPE, rows=config["vocab_size"], dtype=torch.float32)
-    return elsewhere.teach(weights, config, TAUGHT, renderer, epochs=25)
+    model = BlueLM(weights=weights, heads=SHAPE.heads, eps=config["rms_norm_eps"])
+    return elsewhere.teach(model, TAUGHT, renderer, epochs=25)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,8 @@ def test_answers_are_the_oracles_with_the_lora(
     client: httpx.Client, taught: Elsewhere, imported: dict[str, Any], renderer: Renderer
 ) -> None:
     learnt = 0
-    for question in ASKED:
-        prompt = [*renderer.prompt([Turn("user", question)], system=None)]
-        ids = taught.greedy(prompt, end=renderer.eos_ids)
+    answers = taught.greedy(elsewhere.prompts(renderer, ASKED), renderer)
+    for question, ids in zip(ASKED, answers, strict=True):
         body = {"prompt": question, "adapter": "taught", "max_tokens": NEW_TOKENS, "repetition_penalty": 1.0}
         answer = client.post("/generate", json=body).json()
         assert answer["choices"][0]["message"]["content"] == elsewhere.text_of(renderer, ids)
@@ -102,9 +102,9 @@ def test_plain_peft_answers_the_same_with_the_downloaded_files(
     for file in imported["files"]:
         found = client.get(f"/adapters/{imported['id']}/files/{file['name']}")
         (tmp_path / file["name"]).write_bytes(found.content)
-    prompts = [[*renderer.prompt([Turn("user", question)], system=None)] for question in ASKED]
+    prompts = elsewhere.prompts(renderer, ASKED)
     answers = elsewhere.answers_of_plain_peft(base_dir, tmp_path, prompts, renderer)
-    assert answers == [taught.greedy(prompt, end=renderer.eos_ids) for prompt in prompts]
+    assert answers == taught.greedy(prompts, renderer)
 
 
 def test_a_deleted_adapter_leaves_the_engine_and_its_folder(
