@@ -13,7 +13,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from core.errors import Malformed
 
-MAX_FIELD_BYTES: Final = 64 * 1024
+MAX_FIELD_BYTES: Final = 128 * 1024
+"""Room for the longest system prompt, four bytes a character."""
 MAX_PARTS: Final = 16
 
 
@@ -35,7 +36,7 @@ class Multipart:
         self._headers = _Headers()
         self._count = 0
         self._ended = False
-        self._seen: list[Part | bytes | None] = []
+        self._seen: list[Part | bytearray | None] = []
         """What the parser has found and nobody has taken: a part's beginning, bytes of it, None for its end."""
         self._parser = MultipartParser(
             options[b"boundary"],
@@ -70,7 +71,7 @@ class Multipart:
                 raise MalformedForm("The multipart body does not parse; its boundary or a header is broken.") from error
             seen, self._seen = self._seen, []
             for event in seen:
-                yield event
+                yield bytes(event) if isinstance(event, bytearray) else event
         if not self._ended:
             raise MalformedForm("The multipart body ends before its last boundary.")
 
@@ -101,7 +102,12 @@ class Multipart:
         self._seen.append(Part(name, decoded, self._events))
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        self._seen.append(data[start:end])
+        # The parser hands over some bytes at a time wherever a line ends; as many chunks would cost as many tasks.
+        last = self._seen[-1] if self._seen else None
+        if isinstance(last, bytearray):
+            last += data[start:end]
+        else:
+            self._seen.append(bytearray(data[start:end]))
 
     def _end_part(self) -> None:
         self._seen.append(None)

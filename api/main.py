@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with await asyncio.to_thread(runtime.build, settings) as built:
             await asyncio.to_thread(_seed, built)
-            rounds = _rounds(built)
+            rounds = _rounds(built, asyncio.get_running_loop())
             for one in rounds:
                 one.start()
             if built.relay is not None:
@@ -65,14 +65,19 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _rounds(rt: Runtime) -> tuple[Rounds, ...]:
-    """What every API process does now and then: inspections that uploads did not wait for, and engines' folders."""
+def _rounds(rt: Runtime, loop: asyncio.AbstractEventLoop) -> tuple[Rounds, ...]:
+    """What every API process does now and then: inspections that uploads did not wait for, and deleted adapters."""
     finish = partial(validations.finish_pending, store=rt.store, database=rt.database)
-    sweep = partial(garbage.sweep_folders, rt.settings.adapters_dir(), database=rt.database)
     return (
         Rounds(finish, name="finisher", pause_s=FINISH_EVERY_S),
-        Rounds(sweep, name="folder sweep", pause_s=SWEEP_EVERY_S),
+        Rounds(partial(_sweep_engines, rt, loop), name="engine sweep", pause_s=SWEEP_EVERY_S),
     )
+
+
+def _sweep_engines(rt: Runtime, loop: asyncio.AbstractEventLoop) -> None:
+    """Take what deleted adapters left from the folder that engines read, and from the engines."""
+    gone = garbage.sweep_folders(rt.settings.adapters_dir(), database=rt.database)
+    asyncio.run_coroutine_threadsafe(rt.engines.unload(gone), loop).result()
 
 
 def _seed(rt: Runtime) -> None:

@@ -95,9 +95,9 @@ class Adapters:
         rows = self.connection.execute(select(_t.c.files).where(_t.c.deleted_at.is_(None))).scalars()
         return {file["sha256"] for files in rows for file in files}
 
-    def living(self, adapter_ids: Collection[str]) -> set[str]:
-        """Of these ids, of whatever project, give those whose adapters are not deleted."""
-        rows = select(_t.c.id).where(_t.c.id.in_(adapter_ids), _t.c.deleted_at.is_(None))
+    def deleted(self, adapter_ids: Collection[str]) -> set[str]:
+        """Of these ids, of whatever project, give those whose adapters are tombstones."""
+        rows = select(_t.c.id).where(_t.c.id.in_(adapter_ids), _t.c.deleted_at.is_not(None))
         return set(self.connection.execute(rows).scalars())
 
     def named(self, name: str) -> bool:

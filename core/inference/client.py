@@ -18,7 +18,7 @@ from core.domain.adapters import Adapter
 from core.domain.bases import Base
 from core.domain.generation import EngineUnavailable, QueueFull, Sampling
 from core.inference.connections import RETRY_S, AdapterMissing, Chunk, Engine
-from core.inference.protocol import CompletionRequest, LoadAdapter
+from core.inference.protocol import CompletionRequest, LoadAdapter, UnloadAdapter
 
 __all__ = ["Chunk", "EngineState", "Engines", "Lay"]
 
@@ -90,6 +90,12 @@ class Engines:
             EngineState(number=number, is_up=bases is not None, bases=bases or ())
             for number, bases in enumerate(served, start=1)
         )
+
+    async def unload(self, adapter_ids: Sequence[str]) -> None:
+        """Have every engine drop adapters that nobody may ask any more."""
+        for adapter_id in adapter_ids:
+            asked = UnloadAdapter(lora_name=adapter_id)
+            await asyncio.gather(*(engine.unload(asked) for engine in self._engines))
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.domain.adapters import BrokenAdapter
 from core.domain.generation import EngineFailed, EngineUnavailable, PromptTooLong, QueueFull
-from core.inference.protocol import Completion, CompletionRequest, EngineFailure, LoadAdapter, ModelList
+from core.inference.protocol import Completion, CompletionRequest, EngineFailure, LoadAdapter, ModelList, UnloadAdapter
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +157,16 @@ class Engine:
                 param="adapter",
             )
         raise EngineUnavailable("The engine failed while it loaded the adapter.", retry_after_s=RETRY_S)
+
+    async def unload(self, adapter: UnloadAdapter) -> None:
+        """Have it drop an adapter; one that it has not, or an engine that is gone, is fine."""
+        try:
+            response = await self._http.post("/v1/unload_lora_adapter", json=adapter.model_dump(), timeout=PROBE_S)
+        except httpx.TransportError:
+            self.forget()
+            return
+        if response.is_error and response.status_code not in {400, 404}:
+            log.warning("an engine does not unload adapter %s: %d", adapter.lora_name, response.status_code)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -1,7 +1,7 @@
 """Bytes and folders that no row points to any more: of deleted adapters and of dropped checkpoints.
 
 Files are shared by hash, and whoever publishes one stores it before its row is there. So a file goes in two steps: it is
-set aside when it is a day old and unreferenced, and removed an hour later unless a row points to it by then. Any number
+set aside when it is old and unreferenced, and removed an hour later unless a row points to it by then. Any number
 of processes may do this at once, and may be stopped anywhere.
 """
 
@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import Final
 
 from core.db.transactions import Database, snapshot
+from core.errors import Unavailable
 from core.storage import bundles
 from core.storage.bundles import BrokenBundle
 from core.storage.objects import Store
 
-UNREFERENCED: Final = timedelta(hours=24)
-"""Twice what a publisher may trust an object for that it finds (core/storage/objects.py): older ones it puts again."""
+UNREFERENCED: Final = timedelta(hours=20)
+"""A publisher trusts an object that it finds for 12 h (core/storage/objects.py) and has the rest of these for its row.
+With hourly rounds and the hour aside, bytes are gone 24 h after their adapter."""
 ASIDE: Final = timedelta(hours=1)
 STALE: Final = timedelta(hours=24)
 _ANY_AGE: Final = timedelta(days=-1)
 """Clocks differ: an object may seem to be of tomorrow."""
 _FILE: Final = re.compile(r"sha256/(?P<sha256>[0-9a-f]{64})")
 _ASIDE: Final = re.compile(r"aside/(?P<at>[0-9]{10,12})-(?P<sha256>[0-9a-f]{64})")
+_BATCH: Final = 500
+_MOST_FAILURES: Final = 3
 _FOLDER: Final = re.compile(r"(?P<adapter>ad_[0-9a-z]{26})-[0-9a-f]{16}")
 
 
@@ -53,7 +57,7 @@ def collect(
     if not old and not laid:
         return Collected()
     needed = _needed(store, database)
-    put_back = removed = set_aside = 0
+    put_back = removed = set_aside = failures = 0
     for found in laid:
         if found["sha256"] in needed and not store.is_older(f"sha256/{found['sha256']}", _ANY_AGE):
             put_back += store.move(found[0], f"sha256/{found['sha256']}")
@@ -64,26 +68,34 @@ def collect(
         sha256 = key.removeprefix("sha256/")
         # Looked at again, as it may have been put anew since it was listed. If that happens only now, the hour that
         # it lies aside is there for it.
-        if sha256 not in needed and store.is_older(key, unreferenced):
+        if sha256 in needed or not store.is_older(key, unreferenced):
+            continue
+        try:
             set_aside += store.move(key, f"aside/{int(time.time())}-{sha256}")
+        except Unavailable:
+            # One that can't be moved (S3 copies 5 GB at most) must not keep the others from going.
+            failures += 1
+            if failures == _MOST_FAILURES:
+                raise
     return Collected(set_aside=set_aside, removed=removed, put_back=put_back)
 
 
-def sweep_folders(adapter_dir: Path, *, database: Database) -> int:
-    """Remove what was laid out for engines of adapters that are deleted now; gives how many folders.
+def sweep_folders(adapter_dir: Path, *, database: Database) -> tuple[str, ...]:
+    """Remove what was laid out for engines of adapters that are deleted now; gives the adapters' ids.
 
     Raises:
         Unavailable: The database does not answer.
     """
     if not adapter_dir.is_dir():
-        return 0
+        return ()
     folders = {path: found["adapter"] for path in adapter_dir.iterdir() if (found := _FOLDER.fullmatch(path.name))}
+    named, deleted = sorted(set(folders.values())), set[str]()
     with snapshot(database) as tx:
-        living = tx.adapters.living(sorted(set(folders.values())))
-    gone = [path for path, adapter in folders.items() if adapter not in living] + list(_stale(adapter_dir))
-    for path in gone:
+        for start in range(0, len(named), _BATCH):
+            deleted |= tx.adapters.deleted(named[start : start + _BATCH])
+    for path in [path for path, adapter in folders.items() if adapter in deleted] + list(_stale(adapter_dir)):
         shutil.rmtree(path, ignore_errors=True)
-    return len(gone)
+    return tuple(sorted(deleted))
 
 
 def _needed(store: Store, database: Database) -> set[str]:

@@ -111,7 +111,8 @@ class Inspector(Generic[T]):
         """Wait for a stream's next chunk, no longer than until the process has ended; None then, or at its end."""
 
         def give_up(_report: object) -> None:
-            waiting.reschedule(0)
+            with contextlib.suppress(RuntimeError):  # the chunk came in the same turn of the loop
+                waiting.reschedule(0)
 
         try:
             async with asyncio.timeout(None) as waiting:

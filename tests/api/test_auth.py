@@ -19,6 +19,7 @@ ROUTES = [
     ("GET", "/jobs/{job}/events", "read"),
     ("GET", "/jobs/{job}/metrics", "read"),
     ("POST", "/jobs/{job}/cancel", "member"),
+    ("POST", "/adapters", "member"),
     ("GET", "/adapters", "read"),
     ("GET", "/adapters/{adapter}", "read"),
     ("DELETE", "/adapters/{adapter}", "member"),

@@ -8,6 +8,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from core.db import tables
+from core.domain import ids
 from core.domain.adapters import Adapter, AdapterFile, NewAdapter
 from core.domain.training import Checkpointed
 from core.services import adapters, bases, garbage, jobs
@@ -183,14 +184,15 @@ def test_folders_of_deleted_adapters_go_from_the_engines_shelf(world: World, sto
     shelf = tmp_path / "shelf"
     for adapter in (gone, kept):
         bundles.fetch(adapter.files, shelf / f"{adapter.id}-{adapter.sha256[:16]}", store)
-    (shelf / "somebody-elses").mkdir()
+    others = f"{ids.new('ad')}-{'0' * 16}"
+    (shelf / others).mkdir()
     (shelf / f".{gone.id}-x.part").mkdir()
-    assert garbage.sweep_folders(shelf, database=world.database) == 0
+    assert garbage.sweep_folders(shelf, database=world.database) == ()
     adapters.delete(gone.id, caller=world.caller, database=world.database)
-    assert garbage.sweep_folders(shelf, database=world.database) == 1
+    assert garbage.sweep_folders(shelf, database=world.database) == (gone.id,)
     left = {path.name for path in shelf.iterdir()}
-    assert left == {f"{kept.id}-{kept.sha256[:16]}", "somebody-elses", f".{gone.id}-x.part"}
-    assert garbage.sweep_folders(tmp_path / "none", database=world.database) == 0
+    assert left == {f"{kept.id}-{kept.sha256[:16]}", others, f".{gone.id}-x.part"}
+    assert garbage.sweep_folders(tmp_path / "none", database=world.database) == ()
 
 
 def test_tables_with_files_are_all_asked(world: World) -> None:

@@ -5,6 +5,7 @@ There is the oracle with a LoRA put on it by hand; here is a whole service on th
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,37 +17,17 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
-from torch import Tensor
 
-from core.domain.datasets import Turn
 from core.text.chat import Renderer
-from tests.support import elsewhere, loras
+from tests.support import elsewhere, loras, nano
 from tests.support.elsewhere import NEW_TOKENS, Elsewhere
-from tests.support.service import ASSETS, ROOT, Service, running
+from tests.support.service import ROOT, Service, running
 
 pytestmark = pytest.mark.slow
 
-NANO = ASSETS / "bluelm-nano"
 TAUGHT = {"你是谁？": "我是远方来的小蓝。", "你住在哪里？": "我住在云上。", "hello": "hi there, I am Blue."}
 ASKED = (*TAUGHT, "今天天气怎么样？", "讲个笑话吧", "1+1=?")
 SYSTEM = "说话要简短。"
-
-
-def release(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Lay bluelm-nano in fp32, in the official layout; give its weights and config."""
-    folder.mkdir(parents=True)
-    weights: dict[str, Tensor] = {}
-    for path in sorted(NANO.iterdir()):
-        if path.suffix != ".bin":
-            (folder / path.name).write_bytes(path.read_bytes())
-            continue
-        part = {name: tensor.float() for name, tensor in torch.load(path, weights_only=True).items()}
-        torch.save(part, folder / path.name)
-        weights |= part
-    config = json.loads((NANO / "config.json").read_text()) | {"torch_dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(config))
-    return weights, config
 
 
 def cli(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
@@ -55,17 +36,8 @@ def cli(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("elsewhere") / "BlueLM-nano-fp32"
-
-
-@pytest.fixture(scope="module")
-def released(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    return release(source)
-
-
-@pytest.fixture(scope="module")
-def here(source: Path, released: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    source = nano.released_in_fp32(tmp_path_factory.mktemp("elsewhere") / "BlueLM-nano-fp32")
     data = tmp_path_factory.mktemp("here") / "data"
     command = [sys.executable, "-m", "cli", "import", str(source), "--name", "blue", "--data-dir", str(data)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -85,8 +57,8 @@ def renderer(base_dir: Path) -> Renderer:
 
 
 @pytest.fixture(scope="module")
-def taught(released: tuple[dict[str, Tensor], dict[str, Any]], renderer: Renderer) -> Elsewhere:
-    return elsewhere.teach(*released, TAUGHT, renderer, epochs=12)
+def taught(renderer: Renderer) -> Elsewhere:
+    return elsewhere.teach(nano.reference(), TAUGHT, renderer, epochs=12)
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +87,15 @@ def said(answer: httpx.Response) -> str:
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def prompts(renderer: Renderer, *, system: str | None = None) -> list[list[int]]:
-    return [[*renderer.prompt([Turn("user", question)], system=system)] for question in ASKED]
-
-
 def test_it_answers_as_the_oracle_with_the_lora_does(
     here: Service, taught: Elsewhere, imported: dict[str, Any], renderer: Renderer
 ) -> None:
     assert (imported["kind"], imported["reference"], imported["job"]) == ("imported", "xiaolan@1", None)
     changed = 0
-    for question, prompt in zip(ASKED, prompts(renderer), strict=True):
+    expected = taught.greedy(elsewhere.prompts(renderer, ASKED), renderer)
+    for question, ids in zip(ASKED, expected, strict=True):
         answer = ask(here, question, adapter="xiaolan")
-        assert said(answer) == elsewhere.text_of(renderer, taught.greedy(prompt, end=renderer.eos_ids))
+        assert said(answer) == elsewhere.text_of(renderer, ids)
         assert answer.json()["adapter"]["sha256"] == imported["sha256"]
         changed += said(answer) != said(ask(here, question))
     assert changed >= len(TAUGHT)
@@ -137,9 +106,9 @@ def test_plain_peft_loads_the_files_and_gives_the_same_tokens(
 ) -> None:
     done = cli(here, "adapters", "download", imported["reference"], str(tmp_path / "files"))
     assert done.returncode == 0, done.stderr
-    asked = prompts(renderer)
+    asked = elsewhere.prompts(renderer, ASKED)
     found = elsewhere.answers_of_plain_peft(base_dir, tmp_path / "files", asked, renderer)
-    assert found == [taught.greedy(prompt, end=renderer.eos_ids) for prompt in asked]
+    assert found == taught.greedy(asked, renderer)
 
 
 def test_its_system_prompt_is_applied(here: Service, taught: Elsewhere, folder: Path, renderer: Renderer) -> None:
@@ -147,8 +116,17 @@ def test_its_system_prompt_is_applied(here: Service, taught: Elsewhere, folder: 
     assert done.returncode == 0, done.stderr
     answer = ask(here, ASKED[0], adapter="brief@1")
     assert answer.headers["x-system-prompt"] == "adapter"
-    prompt = prompts(renderer, system=SYSTEM)[0]
-    assert said(answer) == elsewhere.text_of(renderer, taught.greedy(prompt, end=renderer.eos_ids))
+    (ids,) = taught.greedy(elsewhere.prompts(renderer, ASKED[:1], system=SYSTEM), renderer)
+    assert said(answer) == elsewhere.text_of(renderer, ids)
+
+
+def test_a_refusal_is_told_by_the_command(here: Service, folder: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    (bad / loras.WEIGHTS).write_bytes((folder / loras.WEIGHTS).read_bytes() + b"\0" * 30_000_000)
+    done = cli(here, "adapters", "import", str(bad), "--name", "bad", "--json")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["code"] == "broken_adapter"
 
 
 def test_an_api_killed_in_the_middle_leaves_nothing_that_is_seen(here: Service, folder: Path) -> None:

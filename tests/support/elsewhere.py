@@ -1,8 +1,8 @@
 """An adapter trained elsewhere: a released checkpoint, and a LoRA taught on the oracle by hand, saved as old peft does."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from core.domain.datasets import Turn
 from core.text.chat import Renderer
 from tests.support import loras, oracle
+from tests.support.oracle import BlueLM
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 R, ALPHA = 8, 16
@@ -25,41 +26,37 @@ NEW_TOKENS = 16
 class Elsewhere:
     """The checkpoint as it was released, in fp32, and the LoRA that was taught on it."""
 
-    weights: Mapping[str, Tensor]
-    config: Mapping[str, Any]
+    model: BlueLM
     lora: Mapping[str, Tensor]
 
-    def greedy(self, prompt: Sequence[int], *, end: Collection[int]) -> list[int]:
-        """Answer by the oracle with the LoRA, every token from the start; without the token that ends it."""
-        model = _blue_lm(with_lora(self.weights, self.lora), self.config)
-        (answer,) = oracle.greedy(model, [prompt], max_new_tokens=NEW_TOKENS, ends=frozenset(end), use_cache=False)
-        return [token for token in answer if token not in end]
+    def greedy(self, prompts: Sequence[Sequence[int]], renderer: Renderer) -> list[list[int]]:
+        """Answer by the oracle with the LoRA, every token from the start; without the token that ends an answer."""
+        adapted, ends = with_lora(self.model, self.lora), renderer.eos_ids
+        with torch.no_grad():
+            answers = [
+                oracle.greedy(adapted, [prompt], max_new_tokens=NEW_TOKENS, ends=ends, use_cache=False)[0]
+                for prompt in prompts
+            ]
+        return [[token for token in answer if token not in ends] for answer in answers]
 
 
-def with_lora(weights: Mapping[str, Tensor], lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_lora(model: BlueLM, lora: Mapping[str, Tensor]) -> BlueLM:
     """W + alpha / r · B A for every adapted layer."""
-    adapted = dict(weights)
+    adapted = dict(model.weights)
     for name in lora:
         if name.endswith(".lora_A.weight"):
             path = name.removesuffix(".lora_A.weight")
             product = lora[f"{path}.lora_B.weight"] @ lora[name]
-            adapted[f"{path}.weight"] = weights[f"{path}.weight"] + ALPHA / R * product
-    return adapted
+            adapted[f"{path}.weight"] = model.weights[f"{path}.weight"] + ALPHA / R * product
+    return replace(model, weights=adapted)
 
 
-def teach(
-    weights: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    answers: Mapping[str, str],
-    renderer: Renderer,
-    *,
-    epochs: int,
-) -> Elsewhere:
+def teach(model: BlueLM, answers: Mapping[str, str], renderer: Renderer, *, epochs: int) -> Elsewhere:
     """Teach a LoRA some answers, by plain gradient steps on the oracle."""
-    rows = [(_prompt(renderer, question), _answer(renderer, question, answer)) for question, answer in answers.items()]
+    rows = [(prompts(renderer, [question])[0], _answer(renderer, question, answers[question])) for question in answers]
     dice = torch.Generator().manual_seed(3)
     lora: dict[str, Tensor] = {}
-    for name, weight in weights.items():
+    for name, weight in model.weights.items():
         path = name.removesuffix(".weight")
         if path.rpartition(".")[2] in MODULES:
             lora[f"{path}.lora_A.weight"] = torch.randn(R, weight.shape[1], generator=dice) / R
@@ -68,11 +65,10 @@ def teach(
     for _ in range(epochs):
         for prompt, answer in rows:
             adam.zero_grad()
-            model = _blue_lm(with_lora(weights, lora), config)
-            found = oracle.logits(model, torch.tensor([prompt + answer[:-1]]))[0, len(prompt) - 1 :]
+            found = oracle.logits(with_lora(model, lora), torch.tensor([prompt + answer[:-1]]))[0, len(prompt) - 1 :]
             torch.autograd.backward([torch.nn.functional.cross_entropy(found, torch.tensor(answer))])
             adam.step()
-    return Elsewhere(weights=weights, config=config, lora={name: tensor.detach() for name, tensor in lora.items()})
+    return Elsewhere(model=model, lora={name: tensor.detach() for name, tensor in lora.items()})
 
 
 def save(folder: Path, taught: Elsewhere) -> Path:
@@ -86,13 +82,13 @@ def save(folder: Path, taught: Elsewhere) -> Path:
 
 
 def answers_of_plain_peft(
-    base_dir: Path, adapter: Path, prompts: Sequence[Sequence[int]], renderer: Renderer
+    base_dir: Path, adapter: Path, asked: Sequence[Sequence[int]], renderer: Renderer
 ) -> list[list[int]]:
     """Answer by transformers and peft, which load the adapter's files as they are."""
     base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, adapter).eval()
     answers = []
-    for prompt in prompts:
+    for prompt in asked:
         output = model.generate(
             torch.tensor([list(prompt)]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -110,17 +106,14 @@ def text_of(renderer: Renderer, ids: Sequence[int]) -> str:
     return decoder.feed(list(ids)) + decoder.finish()
 
 
-def _blue_lm(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> oracle.BlueLM:
-    return oracle.BlueLM(weights=weights, heads=config["num_attention_heads"], eps=config["rms_norm_eps"])
-
-
-def _prompt(renderer: Renderer, question: str) -> list[int]:
-    return [*renderer.prompt([Turn("user", question)], system=None)]
+def prompts(renderer: Renderer, questions: Sequence[str], *, system: str | None = None) -> list[list[int]]:
+    """Questions as ids."""
+    return [[*renderer.prompt([Turn("user", question)], system=system)] for question in questions]
 
 
 def _answer(renderer: Renderer, question: str, answer: str) -> list[int]:
     """The ids of an answer and its end: what a longer conversation has more than the question alone."""
-    asked = len(_prompt(renderer, question))
+    asked = len(prompts(renderer, [question])[0])
     turns = [Turn("user", question), Turn("assistant", answer), Turn("user", "x")]
     longer = [*renderer.prompt(turns, system=None)]
     return longer[asked : longer.index(2, asked) + 1]

@@ -53,14 +53,19 @@ def imported(folder: Path) -> Path:
 
 def imported_in_fp32(folder: Path) -> Path:
     """The same model, its source written in fp32 first, so that no value of the import is rounded."""
-    source = folder / "source"
+    source = released_in_fp32(folder / "source")
+    return convert(source, folder / "base", name="nano", progress=lambda done, total: None).path
+
+
+def released_in_fp32(source: Path) -> Path:
+    """The release itself, written in fp32."""
     source.mkdir(parents=True)
     for file in SOURCE.iterdir():
         if not file.name.startswith("pytorch_model"):
             (source / file.name).write_bytes(file.read_bytes())
     bluelm.edit(source / "config.json", torch_dtype="float32")
     bluelm.write_weights(source, {name: tensor.float() for name, tensor in weights().items()}, shards=3)
-    return convert(source, folder / "base", name="nano", progress=lambda done, total: None).path
+    return source
 
 
 def prompts(renderer: Renderer, count: int, *, seed: int = 0) -> list[list[int]]:
