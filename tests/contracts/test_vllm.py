@@ -72,6 +72,12 @@ def trained(nano: Nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def other(nano: Nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that answers differently."""
+    return engines.adapter(tmp_path_factory.mktemp("other") / "adapter", nano.base_dir, seed=5, std=0.5)
+
+
+@pytest.fixture(scope="module")
 def solo(nano: Nano, trained: Path) -> engines.Solo:
     return engines.Solo(nano.base_dir, {"persona": trained})
 
@@ -88,11 +94,11 @@ def test_it_starts_on_the_imported_folder_with_nothing_but_the_path(nano: Nano, 
 
 @on_vllm
 def test_fifty_greedy_answers_of_base_and_adapter_are_transformers_own(
-    engine: Restartable, prompts: list[list[int]], solo: engines.Solo, trained: Path
+    engine: Restartable, prompts: list[list[int]], solo: engines.Solo, trained: Path, other: Path
 ) -> None:
     assert len(prompts) == 50
-    answers = asyncio.run(_mixed(engine, prompts, trained))
-    got = {"base": [a["token_ids"] for a in answers[::2]], "persona": [a["token_ids"] for a in answers[1::2]]}
+    base, persona = asyncio.run(_asked_twice(engine, prompts, trained, other))
+    got = {"base": [answer["token_ids"] for answer in base], "persona": [answer["token_ids"] for answer in persona]}
     expected = {
         "base": [solo.greedy(prompt, None, max_tokens=MAX_TOKENS) for prompt in prompts],
         "persona": [solo.greedy(prompt, "persona", max_tokens=MAX_TOKENS) for prompt in prompts],
@@ -100,7 +106,7 @@ def test_fifty_greedy_answers_of_base_and_adapter_are_transformers_own(
     assert got == expected
     # An adapter that changes nothing, or answers that all run into the limit, would show no mistake.
     assert sum(a != b for a, b in zip(expected["base"], expected["persona"], strict=True)) >= 40
-    assert sum(answer["finish_reason"] == "stop" for answer in answers) >= 50
+    assert sum(answer["finish_reason"] == "stop" for answer in [*base, *persona]) >= 50
 
 
 @on_vllm
@@ -122,15 +128,22 @@ def test_the_folders_own_tokenizer_and_template_make_the_same_ids_and_answers(
     assert [ids for _, ids in got] == [solo.greedy(prompt, None, max_tokens=MAX_TOKENS) for prompt in prompts]
 
 
-async def _mixed(engine: Restartable, prompts: Sequence[Sequence[int]], adapter: Path) -> list[dict[str, Any]]:
-    """Ask base and adapter each question in turn, so that both are in every batch; loaded while the engine answers."""
+async def _asked_twice(
+    engine: Restartable, prompts: Sequence[Sequence[int]], adapter: Path, other: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Ask the base, then the adapter with another one in every batch; both are loaded while the engine answers."""
     async with _client(engine) as http:
-        early = asyncio.create_task(_all(http, "/v1/completions", [{"model": NAME, "prompt": prompts[0]}]))
-        loaded = await http.post("/v1/load_lora_adapter", json={"lora_name": "persona", "lora_path": str(adapter)})
-        assert loaded.status_code == 200, loaded.text
-        await early
-        bodies = [{"model": model, "prompt": prompt} for prompt in prompts for model in (NAME, "persona")]
-        return await _all(http, "/v1/completions", bodies)
+        asking = asyncio.create_task(_all(http, "/v1/completions", [_to(NAME, prompt) for prompt in prompts]))
+        for name, folder in (("persona", adapter), ("other", other)):
+            loaded = await http.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)})
+            assert loaded.status_code == 200, loaded.text
+        base = await asking
+        both = [_to(name, prompt) for prompt in prompts for name in ("persona", "other")]
+        return base, (await _all(http, "/v1/completions", both))[::2]
+
+
+def _to(model: str, prompt: Sequence[int]) -> dict[str, Any]:
+    return {"model": model, "prompt": prompt}
 
 
 def _client(engine: Restartable) -> httpx.AsyncClient:

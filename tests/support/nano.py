@@ -58,17 +58,20 @@ def imported(data_dir: Path) -> Nano:
 
 
 class Restartable:
-    """One engine at one address with all its processes, which may be killed and started again. `log` is its output."""
+    """One engine at one address with all its processes, which may be killed and started again.
+
+    `key_file` is what the API needs to ask it; `log` is its output.
+    """
 
     def __init__(self, nano: Nano, kind: Kind, folder: Path) -> None:
         self.kind: Kind = kind
         self.log = folder / f"{kind}.log"
-        key_file = folder / "engine.key"
-        key_file.write_text(KEY + "\n")
+        self.key_file = folder / "engine.key"
+        self.key_file.write_text(KEY + "\n")
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._command = [sys.executable, "-m", "cli", "engine", kind, "--base", NAME, "--port", str(port)]
-        self._command += ["--api-key-file", str(key_file), "--data-dir", str(nano.data_dir)]
+        self._command += ["--api-key-file", str(self.key_file), "--data-dir", str(nano.data_dir)]
         self._command += ["--dtype", "float32", *FLAGS[kind]]
         self.start()
 
