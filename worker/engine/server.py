@@ -1,6 +1,6 @@
 """vLLM's protocol over HTTP. Knows routes, statuses and keys; generation and adapters are other modules'.
 
-Statuses, error shapes and the texts that clients read are vLLM 0.24's (core/inference/protocol.py names the routes).
+Statuses, error shapes and the texts that clients read are vLLM 0.32's (core/inference/protocol.py names the routes).
 """
 
 import asyncio
