@@ -13,7 +13,7 @@ from tests.support.s3 import BUCKET, S3
 from tests.support.worlds import World
 
 if TYPE_CHECKING:
-    from tests.support.nano import Nano, Restartable
+    from tests.support.commanded import Nano, Restartable
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +44,9 @@ def world(database: Database) -> World:
 @pytest.fixture(scope="session")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> "Nano":
     """A data directory into which bluelm-nano was imported."""
-    from tests.support import nano  # noqa: PLC0415  (torch is not for tests of databases and stores)
+    from tests.support import commanded  # noqa: PLC0415  (torch is not for tests of databases and stores)
 
-    return nano.imported(tmp_path_factory.mktemp("nano") / "data")
+    return commanded.imported(tmp_path_factory.mktemp("nano") / "data")
 
 
 @pytest.fixture(scope="session", params=["embedded", pytest.param("vllm", marks=pytest.mark.vllm)])
@@ -54,7 +54,7 @@ def engine(
     request: pytest.FixtureRequest, nano: "Nano", tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator["Restartable"]:
     """A running engine of each kind in turn, on bluelm-nano in float32."""
-    from tests.support.nano import Restartable  # noqa: PLC0415  (as above)
+    from tests.support.commanded import Restartable  # noqa: PLC0415  (as above)
 
     running = Restartable(nano, request.param, tmp_path_factory.mktemp(request.param))
     yield running

@@ -18,9 +18,9 @@ from core.domain.generation import Message
 from core.services import bases
 from core.text.chat import Renderer
 from tests.support.answering import PERSONA, Answering
+from tests.support.commanded import NAME, PLACES, QUEUE, ROWS, Nano, Restartable
 from tests.support.engines import Solo
 from tests.support.live import serving
-from tests.support.nano import NAME, PLACES, QUEUE, ROWS, Nano, Restartable
 from tests.support.problems import problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -18,7 +18,7 @@ from core.domain.generation import EngineFailed, EngineUnavailable, PromptTooLon
 from core.inference import connections
 from core.inference.client import Chunk, Engines
 from tests.support import engines
-from tests.support.nano import NAME, QUEUE, ROWS, Nano, Restartable
+from tests.support.commanded import NAME, QUEUE, ROWS, Nano, Restartable
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 

@@ -12,7 +12,7 @@ import pytest
 from core.domain.datasets import Turn
 from core.text.chat import Renderer
 from tests.support import engines, training
-from tests.support.nano import NAME, ROWS, Nano, Restartable, plain_vllm
+from tests.support.commanded import NAME, ROWS, Nano, Restartable, plain_vllm
 from tests.support.service import ASSETS
 from worker.messages import Finished
 
