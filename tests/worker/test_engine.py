@@ -260,3 +260,15 @@ def test_a_folder_that_is_no_adapter_is_refused(setup: Setup, http: httpx.Client
     assert (refused.status_code, refused.json()["error"]["type"]) == (400, "BadRequestError")
     assert "manifest.json" in refused.json()["error"]["message"]
     assert str(setup.base) not in refused.text
+
+
+def test_an_engine_that_is_told_to_stop_ends_orderly_amid_an_answer(tmp_path: Path) -> None:
+    base = engines.endless(tmp_path / "base", tiny_base.Shape(context=4096))
+    with engines.running(base) as engine, client(engine) as http:
+        with http.stream("POST", "/v1/completions", json=asked(max_tokens=4000, stream=True)) as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith("data: ")
+            engine.process.terminate()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+        assert engine.process.wait(30) == 0
