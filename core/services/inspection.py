@@ -1,7 +1,8 @@
 """The process that looks at an upload: bytes on stdin, one JSON line on stdout, nothing else in reach.
 
-`python -m core.services.inspection PARENT_PID MEMORY_BYTES CPU_SECONDS`. It holds no credentials, opens no file, may use so
-much memory and time, and dies with whoever started it. It stops reading as soon as the file is refused.
+`python -m core.services.inspection PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES`. It holds no credentials, may use so
+much memory and time, and dies with whoever started it. The one file it may write is the copy without a name that Parquet
+needs, of FILE_BYTES at most. It stops reading as soon as the file is refused.
 """
 
 import ctypes
@@ -24,9 +25,9 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def main() -> None:
     """Inspect stdin."""
-    parent, memory_bytes, cpu_seconds = (int(word) for word in sys.argv[1:])
+    parent, memory_bytes, cpu_seconds, file_bytes = (int(word) for word in sys.argv[1:])
     _die_with(parent)
-    _limit(memory_bytes, cpu_seconds)
+    _limit(memory_bytes, cpu_seconds, file_bytes)
     try:
         outcome = inspections.inspect(_stdin())
     except (MemoryError, RecursionError):
@@ -46,11 +47,11 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _limit(memory_bytes: int, cpu_seconds: int) -> None:
+def _limit(memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-    for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(nothing, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _too_complex() -> Inspection:

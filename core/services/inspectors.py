@@ -15,17 +15,20 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 import core
-from core.domain import inspections
+from core.domain import compression, inspections
 from core.domain.datasets import Inspection
 from core.errors import Finding, Unavailable
 
 MEMORY_BYTES: Final = 2**30
 """Address space of the process; reading 1 GB of the shortest tutorial-like rows took 76 MiB resident."""
 SLOWEST_BYTES_PER_SECOND: Final = 2**20
-"""CPU time is limited so that the largest upload can be read at this speed."""
+"""CPU time is limited so that the largest upload, unpacked, can be read at this speed."""
 PIECE_BYTES: Final = 2**18
 """Larger chunks are cut: hashing 256 KiB holds the event loop for about a millisecond."""
-_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
+_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ", "TMPDIR")
+_ARROW: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Arrow's own allocators reserve more addresses than the process may have."""
+_CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL})
 _OUTCOME: Final = TypeAdapter(Inspection)
 _ROOT: Final = Path(core.__file__).parents[1]
 
@@ -51,17 +54,19 @@ class Inspector:
     @contextlib.asynccontextmanager
     async def started(cls, *, limit_bytes: int) -> AsyncIterator["Inspector"]:
         """Start a process that can read `limit_bytes`. Call from a thread that outlives it: it dies with the thread."""
+        most_bytes = compression.most_unpacked(limit_bytes)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "core.services.inspection",
             str(os.getpid()),
             str(MEMORY_BYTES),
-            str(60 + limit_bytes // SLOWEST_BYTES_PER_SECOND),
+            str(60 + max(limit_bytes, most_bytes) // SLOWEST_BYTES_PER_SECOND),
+            str(max(limit_bytes, most_bytes)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=_ROOT,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ARROW,
             umask=0o077,
             start_new_session=True,
         )
@@ -129,6 +134,14 @@ class Inspector:
 
 
 def _read(report: bytes, status: int) -> Inspection:
+    if status in _CRASHES:
+        return inspections.refused(
+            Finding(
+                code="reader_crashed",
+                message="The file brings its reader down, so it is damaged in a way that has no name.",
+                hint="Write the file again, or send the rows as JSONL.",
+            )
+        )
     if status == -signal.SIGXCPU:
         return inspections.refused(
             Finding(

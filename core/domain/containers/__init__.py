@@ -53,9 +53,9 @@ def open_rows(chunks: Iterable[bytes], *, file: BinaryIO | None = None) -> Opene
     if packed:
         source, file = compression.unpacked(chained(head, source), packed), None
         head = at_least(b"", source, _HEAD_BYTES)
-    signatures.refuse(head, is_unpacked=packed is not None)
     if parquets.is_one(head):
         return Opened("parquet", packed, parquets.rows(chained(head, source), file))
+    signatures.refuse(head, is_unpacked=packed is not None)
     container, rows = _text(head.removeprefix(BOM), source)
     return Opened(container, packed, rows)
 
