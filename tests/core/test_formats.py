@@ -67,6 +67,9 @@ def test_what_is_written_is_read_back_equal(
     content = writers.COMPRESSIONS[compression](writers.CONTAINERS[container](rows, dice), dice)
     size = data.draw(st.integers(1, len(content)))
 
+    if container == "tsv" and len({name for row in rows for name in row}) == 1:
+        container = "csv"  # without a second column nothing tells the two apart
+
     read = list(formats.parse(cut(content, size)))
     found = inspections.inspect(cut(content, size))
 

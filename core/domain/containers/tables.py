@@ -12,7 +12,7 @@ from core.domain.containers.raw import MAX_ROW_BYTES, Raw, RawRow, cut, too_long
 from core.domain.faults import BadFile, BadRow, shown
 from core.errors import Finding
 
-_DELIMITERS: Final[dict[Literal["csv", "tsv"], str]] = {"tsv": "\t", "csv": ","}
+_DELIMITERS: Final[dict[Literal["csv", "tsv"], str]] = {"csv": ",", "tsv": "\t"}
 _KNOWN: Final = frozenset(name for known in formats_of_rows.FORMATS for name in known.fields)
 
 
