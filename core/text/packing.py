@@ -5,9 +5,17 @@ Axes: T tokens of a row, S segments (one per example) of a row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from core.errors import Invalid
 from core.text.examples import IGNORED, Example
+
+MICRO_BATCH_TOKENS: Final = 4096
+"""A step's rows are split into micro-batches of at most this many tokens, so that memory does not grow with the batch.
+
+A tutorial step (16 samples) holds 863 to 1,877 tokens and stays whole; 4,096 tokens of the 7B base took 44 GiB of an
+H100 without checkpointing.
+"""
 
 
 class ExampleTooLong(Invalid):
@@ -78,6 +86,22 @@ def first_fit(lengths: Sequence[int], *, pack_length: int) -> list[list[int]]:
             rows.append([])
         rows[place].append(index)
     return rows
+
+
+def micro_batches(lengths: Sequence[int], *, max_tokens: int = MICRO_BATCH_TOKENS) -> list[list[int]]:
+    """Split the rows of one step, in their order, into as few passes as `max_tokens` allows; gives indices.
+
+    A row that is longer than that is a pass of its own.
+    """
+    groups: list[list[int]] = []
+    filled = 0
+    for index, length in enumerate(lengths):
+        if not groups or filled + length > max_tokens:
+            groups.append([])
+            filled = 0
+        groups[-1].append(index)
+        filled += length
+    return groups
 
 
 class _FirstFree:
