@@ -173,7 +173,8 @@ def _rows(spec: TrainSpec, *, shape: Shape) -> list[Row]:
     examples = [
         Example(input_ids=one.input_ids, labels=one.labels, line=line) for line, one in enumerate(drawn, start=1)
     ]
-    packed = packing.packed(examples, pack_length=spec.pack_length)[:steps]
+    groups = packing.first_fit([len(example) for example in examples], pack_length=spec.pack_length)[:steps]
+    packed = [packing.flatten([examples[at] for at in group]) for group in groups]
     return [flat.row(one.input_ids_T, one.labels_T, starts=one.starts_S) for one in packed]
 
 

@@ -6,11 +6,13 @@ checkpointing, logits at labels alone. Knows no torch; `python -m bench M1` hold
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from core.domain.checkpoints import DamagedCheckpoint
 from core.domain.training import TrainSpec
 
 Precision = Literal["bf16", "fp32"]
+PRECISIONS: Final[tuple[Precision, ...]] = ("bf16", "fp32")
 FLOAT: Final = 4
 BYTES: Final[Mapping[Precision, int]] = {"bf16": 2, "fp32": 4}
 """Of a weight of the base, and of an activation: bf16 under autocast on a GPU, fp32 on a CPU."""
@@ -128,6 +130,28 @@ def estimate(
         activations_bytes=max(peaks, default=0),
         context_bytes=CONTEXT_BYTES[precision],
     )
+
+
+def dimensions(config: Mapping[str, Any], *, parameters: int) -> Dimensions:
+    """Read the sizes of a base from its config.json, which our importer wrote in Llama's terms.
+
+    Raises:
+        DamagedCheckpoint: A size is missing.
+    """
+    try:
+        heads = int(config["num_attention_heads"])
+        return Dimensions(
+            hidden=int(config["hidden_size"]),
+            intermediate=int(config["intermediate_size"]),
+            layers=int(config["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+            vocabulary=int(config["vocab_size"]),
+            parameters=parameters,
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise DamagedCheckpoint(f"config.json lacks a size of the model ({error}).") from error
 
 
 def adapter_parameters(base: Dimensions, spec: TrainSpec) -> int:

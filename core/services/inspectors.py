@@ -5,19 +5,16 @@ Its pipe is small, so that an upload goes no faster than it is read; feeding it 
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-import core
 from core.domain import inspections
 from core.domain.datasets import Inspection
 from core.errors import Finding, Unavailable
+from core.services import confinement
 
 MEMORY_BYTES: Final = 2**30
 """Address space of the process; reading 1 GB of the shortest tutorial-like rows took 76 MiB resident."""
@@ -25,9 +22,7 @@ SLOWEST_BYTES_PER_SECOND: Final = 2**20
 """CPU time is limited so that the largest upload can be read at this speed."""
 PIECE_BYTES: Final = 2**18
 """Larger chunks are cut: hashing 256 KiB holds the event loop for about a millisecond."""
-_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
 _OUTCOME: Final = TypeAdapter(Inspection)
-_ROOT: Final = Path(core.__file__).parents[1]
 
 
 class InspectionFailed(Unavailable):
@@ -52,16 +47,15 @@ class Inspector:
     async def started(cls, *, limit_bytes: int) -> AsyncIterator["Inspector"]:
         """Start a process that can read `limit_bytes`. Call from a thread that outlives it: it dies with the thread."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "core.services.inspection",
-            str(os.getpid()),
-            str(MEMORY_BYTES),
-            str(60 + limit_bytes // SLOWEST_BYTES_PER_SECOND),
+            *confinement.command(
+                "core.services.inspection",
+                memory_bytes=MEMORY_BYTES,
+                cpu_seconds=60 + limit_bytes // SLOWEST_BYTES_PER_SECOND,
+            ),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            cwd=_ROOT,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            cwd=confinement.ROOT,
+            env=confinement.environment(),
             umask=0o077,
             start_new_session=True,
         )

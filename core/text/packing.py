@@ -55,16 +55,6 @@ def flatten(examples: Sequence[Example]) -> Packed:
     return row
 
 
-def packed(examples: Sequence[Example], *, pack_length: int) -> list[Packed]:
-    """Fill rows of at most `pack_length` tokens, first fit in the order given; no example is split.
-
-    Raises:
-        ExampleTooLong: An example exceeds `pack_length`.
-    """
-    lengths = [len(example) for example in examples]
-    return [flatten([examples[i] for i in row]) for row in first_fit(lengths, pack_length=pack_length)]
-
-
 def first_fit(lengths: Sequence[int], *, pack_length: int) -> list[list[int]]:
     """Assign each example to the first row with room for it; rows hold indices into `lengths`, ascending.
 
