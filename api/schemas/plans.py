@@ -70,6 +70,7 @@ class MemoryOut(Out):
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
+    reserve_bytes: int
     context_bytes: int
     total_bytes: int
 

@@ -31,8 +31,8 @@ from core.text.prepared import NoRowsLeft, NoValidationRows
 from core.text.segments import EncoderUnavailable
 from core.text.shares import Size
 
-MEMORY_BYTES: Final = 3 * 2**30
-"""Address space of the process; 4 million characters of tutorial-like rows took 1 GiB resident."""
+MEMORY_BYTES: Final = 2 * 2**30
+"""Address space of the process; 4 million characters of tutorial-like rows took 340 MiB resident."""
 PATIENCE_S: Final = 60.0
 """Wall time after which the process is ended."""
 AT_ONCE: Final = 2
