@@ -38,9 +38,20 @@ def pieces(shown: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print token pieces, a line for each stretch that is read or learnt; colours are not needed to tell them apart."""
     for trained, run in groupby(shown, key=lambda piece: bool(piece["trained"])):
         name, style = NAMES[trained]
-        # Control characters of a data set stay out of the terminal.
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in _joined(list(run)))
-        console.print(Text.assemble((f"  {name:<6} ", "dim"), (text, style)), soft_wrap=True)
+        _line(name, _joined(list(run)), style, console)
+
+
+def turns(shown: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print a conversation, a line a turn, the turns that are learnt in the colour of learnt tokens."""
+    for turn in shown:
+        learnt = turn["role"] == "assistant" and turn["weight"] > 0
+        _line(turn["role"], turn["content"], NAMES[learnt][1], console)
+
+
+def _line(name: str, text: str, style: str, console: Console) -> None:
+    # Control characters of a data set stay out of the terminal.
+    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    console.print(Text.assemble((f"  {name:<9} ", "dim"), (printable, style)), soft_wrap=True)
 
 
 def _joined(run: Sequence[Mapping[str, Any]]) -> str:
