@@ -5,7 +5,6 @@ from itertools import groupby
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from cli.screen import size
@@ -17,10 +16,8 @@ NAMES: Final = {True: ("learns", LEARNT), False: ("reads", READ)}
 
 def show(plan: Mapping[str, Any], console: Console) -> None:
     """Print a plan for people."""
-    table = Table.grid(padding=(0, 2))
-    for name, text in _lines(plan):
-        table.add_row(Text(name, style="bold"), Text(text))
-    console.print(table)
+    for name, text in _summary(plan):
+        console.print(Text.assemble((f"{name:<11}", "bold"), text), soft_wrap=True)
     for one in plan["warnings"]:
         console.print(Text.assemble(("! ", "yellow"), one["message"], " ", (one["hint"] or "", "dim")), soft_wrap=True)
     for preview in plan["previews"]:
@@ -59,7 +56,7 @@ def _joined(run: Sequence[Mapping[str, Any]]) -> str:
     return raw.decode(errors="replace")
 
 
-def _lines(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _summary(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     about = "about " if plan["estimated"] else ""
     tokens, steps, rows = plan["tokens"], plan["steps"], plan["rows"]
     yield "rows", about + _side(rows["train"]) + (f", packed into {rows['packed']}" if rows["packed"] else "")
