@@ -3,7 +3,7 @@
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
@@ -46,6 +46,12 @@ class Service:
         """POST a file's bytes as the body, streamed."""
         kind = {"Content-Type": "application/octet-stream"}
         return self._json("POST", path, params=query, content=file, headers=kind, timeout=None)
+
+    def form(self, path: str, fields: Mapping[str, str], files: Sequence[tuple[str, IO[bytes]]]) -> Any:  # noqa: ANN401
+        """POST a form of fields and named files, streamed in this order; safe to repeat."""
+        parts = [("file", (name, file)) for name, file in files]
+        once = {"Idempotency-Key": str(uuid.uuid4())}
+        return self._json("POST", path, data=dict(fields), files=parts, headers=once, timeout=None)
 
     def download(self, path: str, target: Path) -> None:
         """GET bytes into a file; a broken download leaves none."""

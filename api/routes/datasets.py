@@ -4,8 +4,9 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 
-from api.bodies import MalformedForm, WrongContentType
+from api.bodies import WrongContentType
 from api.dependencies import FiltersDep, Id, Key, Reads, RuntimeDep, Writes
+from api.forms import MalformedForm
 from api.problems import problems
 from api.routes.created import created
 from api.routes.uploads import IncomingDep, InvalidUpload

@@ -1,23 +1,28 @@
-"""Processes that read what strangers sent: without credentials, with little memory and time, gone with their parent."""
+"""How a process that reads users' bytes is started, and how it gives up what it does not need before the first one.
+
+`python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS` (core/services/inspectors.py, planners.py). It holds no credentials,
+may use so much memory and time, and dies with whoever started it.
+"""
 
 import ctypes
 import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import core
 
+READ_BYTES: Final = 2**18
 ROOT: Final = Path(core.__file__).parents[1]
-_PR_SET_PDEATHSIG: Final = 1
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def command(module: str, *, memory_bytes: int, cpu_seconds: int) -> Sequence[str]:
-    """Write the command line of a module that calls `confine` first."""
+    """Write the command line of a module that calls `enter` first."""
     return (sys.executable, "-m", module, str(os.getpid()), str(memory_bytes), str(cpu_seconds))
 
 
@@ -27,8 +32,8 @@ def environment() -> Mapping[str, str]:
     return ours | {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def confine() -> None:
-    """Take on what the command line says; a process whose parent has gone meanwhile ends."""
+def enter() -> None:
+    """Tie this process to its parent and limit it, as its arguments say."""
     parent, memory_bytes, cpu_seconds = (int(word) for word in sys.argv[1:])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -37,3 +42,20 @@ def confine() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(nothing, (0, 0))
+
+
+def stdin() -> Iterator[bytes]:
+    """Read what there is to inspect, piece by piece."""
+    yield from chunks(0)
+
+
+def chunks(descriptor: int) -> Iterator[bytes]:
+    """Read a descriptor to its end, piece by piece."""
+    while chunk := os.read(descriptor, READ_BYTES):
+        yield chunk
+
+
+def report(line: str) -> None:
+    """Say the outcome, one line of JSON."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from core.domain import inspections
 from core.domain.datasets import Inspection
+from core.domain.loraweights import Verdict
 from core.errors import Finding, Unavailable
 from core.services import confinement
 
@@ -22,7 +24,35 @@ SLOWEST_BYTES_PER_SECOND: Final = 2**20
 """CPU time is limited so that the largest upload can be read at this speed."""
 PIECE_BYTES: Final = 2**18
 """Larger chunks are cut: hashing 256 KiB holds the event loop for about a millisecond."""
-_OUTCOME: Final = TypeAdapter(Inspection)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program(Generic[T]):
+    """What an inspecting process runs, how its one line is read, and what it means that its time ran out."""
+
+    module: str
+    outcome: TypeAdapter[T]
+    too_slow: T
+
+
+DATASETS: Final[Program[Inspection]] = Program(
+    module="core.services.inspection",
+    outcome=TypeAdapter(Inspection),
+    too_slow=inspections.refused(
+        Finding(
+            code="too_complex",
+            message="Reading the file takes more time than a data set may.",
+            hint="Upload it in parts.",
+        )
+    ),
+)
+ADAPTERS: Final[Program[Verdict]] = Program(
+    module="core.services.adapter_inspection",
+    outcome=TypeAdapter(Verdict),
+    too_slow=Verdict(Finding(code="too_complex", message="Reading the weights takes more time than an adapter may.")),
+)
 
 
 class InspectionFailed(Unavailable):
@@ -31,24 +61,25 @@ class InspectionFailed(Unavailable):
     code = "inspection_failed"
 
 
-class Inspector:
+class Inspector(Generic[T]):
     """One running process. Use as an async context manager; leaving it ends the process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, program: Program[T]) -> None:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018  (both are pipes)
         self._process = process
+        self._program = program
         self._stdin = process.stdin
         # Read from the start: a pipe that nobody reads would block the process as it reports.
         self._report = asyncio.create_task(process.stdout.read())
         self._is_fed = True
 
-    @classmethod
+    @staticmethod
     @contextlib.asynccontextmanager
-    async def started(cls, *, limit_bytes: int) -> AsyncIterator["Inspector"]:
+    async def started(program: Program[T], *, limit_bytes: int) -> AsyncIterator["Inspector[T]"]:
         """Start a process that can read `limit_bytes`. Call from a thread that outlives it: it dies with the thread."""
         process = await asyncio.create_subprocess_exec(
             *confinement.command(
-                "core.services.inspection",
+                program.module,
                 memory_bytes=MEMORY_BYTES,
                 cpu_seconds=60 + limit_bytes // SLOWEST_BYTES_PER_SECOND,
             ),
@@ -59,7 +90,7 @@ class Inspector:
             umask=0o077,
             start_new_session=True,
         )
-        inspector = cls(process)
+        inspector = Inspector(process, program)
         try:
             yield inspector
         finally:
@@ -69,6 +100,24 @@ class Inspector:
     def is_decided(self) -> bool:
         """Whether the process has ended; while bytes still arrive this means that the file is refused."""
         return self._report.done()
+
+    async def next_of(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """Wait for a stream's next chunk, no longer than until the process has ended; None then, or at its end."""
+
+        def give_up(_report: object) -> None:
+            waiting.reschedule(0)
+
+        try:
+            async with asyncio.timeout(None) as waiting:
+                self._report.add_done_callback(give_up)
+                try:
+                    return await anext(chunks, None)
+                finally:
+                    self._report.remove_done_callback(give_up)
+        except TimeoutError:
+            if waiting.expired():
+                return None
+            raise
 
     async def feed(self, chunk: bytes, *, patience_s: float) -> None:
         """Hand bytes over; waits while the pipe is full.
@@ -88,7 +137,7 @@ class Inspector:
             # It stopped reading because it has seen enough, or it died; its report says which.
             return
 
-    async def outcome(self, *, patience_s: float) -> Inspection | None:
+    async def outcome(self, *, patience_s: float) -> T | None:
         """End the input and wait for the report; None if it is not there within `patience_s`.
 
         Raises:
@@ -102,7 +151,7 @@ class Inspector:
         except TimeoutError:
             return None
 
-    async def verdict(self) -> Inspection:
+    async def verdict(self) -> T:
         """End the input and wait for the report, however long it takes.
 
         Raises:
@@ -110,7 +159,7 @@ class Inspector:
         """
         self._stdin.close()
         report = await asyncio.shield(self._report)
-        return _read(report, await self._process.wait())
+        return self._read(report, await self._process.wait())
 
     async def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -121,20 +170,13 @@ class Inspector:
             await self._stdin.wait_closed()
         await self._report
 
-
-def _read(report: bytes, status: int) -> Inspection:
-    if status == -signal.SIGXCPU:
-        return inspections.refused(
-            Finding(
-                code="too_complex",
-                message="Reading the file takes more time than a data set may.",
-                hint="Upload it in parts.",
-            )
-        )
-    try:
-        return _OUTCOME.validate_json(report)
-    except ValidationError as error:
-        raise InspectionFailed(
-            f"The process that reads the file ended (status {status}) before it was done; try again.",
-            retry_after_s=5.0,
-        ) from error
+    def _read(self, report: bytes, status: int) -> T:
+        if status == -signal.SIGXCPU:
+            return self._program.too_slow
+        try:
+            return self._program.outcome.validate_json(report)
+        except ValidationError as error:
+            raise InspectionFailed(
+                f"The process that reads the file ended (status {status}) before it was done; try again.",
+                retry_after_s=5.0,
+            ) from error

@@ -28,7 +28,6 @@ from core.services.planning import REPORT, REQUEST, Refusal, Request
 from core.text.examples import OverlongRows
 from core.text.packing import ExampleTooLong
 from core.text.prepared import NoRowsLeft, NoValidationRows
-from core.text.segments import EncoderUnavailable
 from core.text.shares import Size
 
 MEMORY_BYTES: Final = 2 * 2**30
@@ -71,7 +70,6 @@ _REFUSALS: Final[Mapping[str, type[Problem]]] = {
         NoRowsLeft,
         NoValidationRows,
         OverlongRows,
-        EncoderUnavailable,
         TooComplex,
     )
 }

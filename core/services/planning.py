@@ -6,9 +6,8 @@ alone. It stops reading once it has seen enough.
 """
 
 import dataclasses
+import json
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +22,6 @@ from core.text import folders, outlines, shares
 from core.text.chat import Renderer
 from core.text.prepared import prepare
 from core.text.shares import Read, Size
-
-READ_BYTES: Final = 2**18
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +55,7 @@ REPORT: Final = TypeAdapter(Outline | Refusal)
 
 def main() -> None:
     """Outline what stdin asks for."""
-    confinement.confine()
+    confinement.enter()
     try:
         report: Outline | Refusal = _outline(REQUEST.validate_json(_first_line()))
     except Problem as problem:
@@ -69,15 +66,14 @@ def main() -> None:
         )
     # Whoever still writes to us shall see that nobody reads on, rather than wait for us while we wait for it.
     os.closerange(0, 1)
-    sys.stdout.buffer.write(REPORT.dump_json(report) + b"\n")
-    sys.stdout.flush()
+    confinement.report(json.dumps(REPORT.dump_python(report, mode="json")))
 
 
 def _outline(request: Request) -> Outline:
     spec, base_dir = request.spec, Path(request.base_dir)
     renderer = Renderer.load(base_dir)
     base = memory.dimensions(folders.config(base_dir), parameters=request.parameters)
-    part = shares.read(formats.parse(_chunks(0)))
+    part = shares.read(formats.parse(confinement.chunks(0)))
     checked = _read_validation(request)
     prepared = prepare(
         part.conversations, None if checked is None else checked.conversations, spec=spec, renderer=renderer
@@ -102,7 +98,7 @@ def _read_validation(request: Request) -> Read | None:
     # The data set may not have been read to its end: whoever feeds us goes on to the next file once this one is shut.
     os.close(0)
     try:
-        return shares.read(formats.parse(_chunks(request.validation_fd)))
+        return shares.read(formats.parse(confinement.chunks(request.validation_fd)))
     finally:
         os.close(request.validation_fd)
 
@@ -113,11 +109,6 @@ def _first_line() -> bytes:
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         line += byte
     return bytes(line)
-
-
-def _chunks(descriptor: int) -> Iterator[bytes]:
-    while chunk := os.read(descriptor, READ_BYTES):
-        yield chunk
 
 
 if __name__ == "__main__":

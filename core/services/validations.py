@@ -9,7 +9,7 @@ from core.db.transactions import Database, transaction
 from core.domain import inspections
 from core.domain.datasets import Dataset, Inspection
 from core.errors import Finding
-from core.services.inspectors import PIECE_BYTES, InspectionFailed, Inspector
+from core.services.inspectors import DATASETS, PIECE_BYTES, InspectionFailed, Inspector
 from core.storage.objects import ObjectMissing, Store
 
 LEASE_S: Final = 60.0
@@ -67,7 +67,7 @@ async def _inspected(dataset: Dataset, store: Store, database: Database, lease_s
 
 
 async def _inspected_once(dataset: Dataset, store: Store, database: Database, lease_s: float) -> Inspection:
-    async with Inspector.started(limit_bytes=dataset.bytes) as inspector:
+    async with Inspector.started(DATASETS, limit_bytes=dataset.bytes) as inspector:
         async for piece in _renewing(dataset, store, database, lease_s):
             await inspector.feed(piece, patience_s=PATIENCE_S)
             if inspector.is_decided:

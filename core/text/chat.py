@@ -80,6 +80,19 @@ class Renderer:
             return chat.prompt(dialogue)
         return markers.render(dialogue, marks=chat.marks, segments=chat.segments)[0]
 
+    def fewest(self, messages: Sequence[Turn | Message], *, system: str | None = None) -> int:
+        """Give a number of ids that `prompt` makes at least, at a thousandth of the cost; raises as it does.
+
+        It is 0 where no more can be told, and where there are too few characters to be worth it.
+        """
+        if sum(len(message.content) for message in messages) + len(system or "") < self.context_length:
+            return 0
+        dialogue = arrange(messages, system=system, ends_with="user")
+        chat = self._required_chat()
+        if isinstance(chat, ChatTemplate):
+            return chat.fewest(dialogue)
+        return markers.fewest(dialogue, segments=chat.segments)
+
     def example(self, conversation: Conversation, *, system: str | None = None) -> Example:
         """Write a finished conversation as ids and labels (answers and their `</s>`, where the weight is above 0).
 

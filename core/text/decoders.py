@@ -8,9 +8,9 @@ from typing import Any, Final
 from tokenizers import Tokenizer
 
 from core.domain.checkpoints import UnsupportedCheckpoint
+from core.text.bounds import SPACE
 
 BYTE_PIECE: Final = re.compile(r"<0x([0-9A-F]{2})>")
-SPACE: Final = "▁"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

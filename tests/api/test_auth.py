@@ -22,6 +22,7 @@ ROUTES = [
     ("POST", "/jobs/plan", "member"),
     ("POST", "/jobs/{job}/cancel", "member"),
     ("GET", "/adapters", "read"),
+    ("POST", "/adapters", "member"),
     ("GET", "/adapters/{adapter}", "read"),
     ("DELETE", "/adapters/{adapter}", "member"),
     ("GET", "/adapters/{adapter}/files/{name}", "read"),

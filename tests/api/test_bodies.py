@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from fastapi import Request
 
-from api.bodies import Form, MalformedForm, parse_json
+from api.bodies import parse_json
+from api.forms import Form, MalformedForm
 
 BOUNDARY = "XbX"
 

@@ -146,6 +146,14 @@ def test_the_default_length_gives_way_to_the_context_and_a_sent_one_does_not(ask
     assert long["error"]["param"] == "messages"
 
 
+def test_a_prompt_far_too_long_is_refused_without_making_its_tokens(asker: httpx.Client) -> None:
+    for body in ({"prompt": "x" * 1_000_000}, {"messages": [{"role": "user", "content": "好 " * 500_000}]}):
+        refused = problem(asker.post("/generate", json=body), status=422, code="context_length_exceeded")
+        assert "reads 256 tokens" in refused["detail"]
+        assert "alone has at least 100000." in refused["detail"]
+        assert refused["error"]["param"] == "messages"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "param"),
     [

@@ -48,9 +48,9 @@ class Answering:
 
 
 @contextlib.contextmanager
-def answering(folder: Path, **settings: object) -> Iterator[Answering]:
-    """Serve the migrated database of a folder, with an engine, until the block ends."""
-    base_dir = engines.endless(folder / "base", tiny_base.Shape())
+def answering(folder: Path, *, base_dir: Path | None = None, **settings: object) -> Iterator[Answering]:
+    """Serve the migrated database of a folder, with an engine on a tiny base or the given one, until the block ends."""
+    base_dir = base_dir or engines.endless(folder / "base", tiny_base.Shape())
     with engines.running(base_dir) as engine:
         connected = {"engine_url": engine.url, "engine_api_key_file": folder / "engine.key"}
         with serving(folder, **connected | settings) as live:
