@@ -1,7 +1,7 @@
 """How a process that reads users' bytes is started, and how it gives up what it does not need before the first one.
 
-`python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS` (core/services/inspectors.py, planners.py). It holds no credentials,
-may use so much memory and time, and dies with whoever started it.
+`python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES` (core/services/inspectors.py, planners.py). It holds no credentials,
+may use so much memory and time, write a file of so many bytes, and dies with whoever started it.
 """
 
 import ctypes
@@ -21,9 +21,10 @@ _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def command(module: str, *, memory_bytes: int, cpu_seconds: int) -> Sequence[str]:
+def command(module: str, *, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> Sequence[str]:
     """Write the command line of a module that calls `enter` first."""
-    return (sys.executable, "-m", module, str(os.getpid()), str(memory_bytes), str(cpu_seconds))
+    limits = (os.getpid(), memory_bytes, cpu_seconds, file_bytes)
+    return (sys.executable, "-m", module, *map(str, limits))
 
 
 def environment() -> Mapping[str, str]:
@@ -34,14 +35,14 @@ def environment() -> Mapping[str, str]:
 
 def enter() -> None:
     """Tie this process to its parent and limit it, as its arguments say."""
-    parent, memory_bytes, cpu_seconds = (int(word) for word in sys.argv[1:])
+    parent, memory_bytes, cpu_seconds, file_bytes = (int(word) for word in sys.argv[1:])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-    for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(nothing, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def stdin() -> Iterator[bytes]:

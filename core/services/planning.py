@@ -1,6 +1,6 @@
 """The process that outlines a training: a request and the data sets' bytes in, one JSON line out.
 
-`python -m core.services.planning PARENT_PID MEMORY_BYTES CPU_SECONDS`. The first line of stdin is a Request, the rest the
+`python -m core.services.planning PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES`. The first line of stdin is a Request, the rest the
 data set; a validation set comes on a descriptor of its own. It holds no credentials and opens the base's text files
 alone. It stops reading once it has seen enough.
 """
