@@ -1,6 +1,6 @@
 """How a process that reads users' bytes is started, and how it gives up what it does not need before the first one.
 
-`python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES` (core/services/inspectors.py, planners.py). It holds no credentials,
+`python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES` (see inspectors.py, planners.py). It holds no credentials,
 may use so much memory and time, write a file of so many bytes, and dies with whoever started it.
 """
 
