@@ -1,6 +1,6 @@
-"""How an inspecting process gives up what it does not need, before it reads a byte of a user's.
+"""How a process that reads users' bytes is started, and how it gives up what it does not need before the first one.
 
-Started as `python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES` (core/services/inspectors.py). It holds no
+Started as `python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES` (see inspectors.py, planners.py). It holds no
 credentials, may use so much memory and time, and dies with whoever started it. A file that it writes, such as the copy
 without a name that Parquet needs, may have FILE_BYTES; with 0 it can write none.
 """
@@ -10,11 +10,35 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
+import core
+
 READ_BYTES: Final = 2**18
+ROOT: Final = Path(core.__file__).parents[1]
+_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ", "TMPDIR")
 _PR_SET_PDEATHSIG: Final = 1
+
+
+def command(module: str, *, memory_bytes: int, cpu_seconds: int, file_bytes: int = 0) -> Sequence[str]:
+    """Write the command line of a module that calls `enter` first."""
+    limits = (os.getpid(), memory_bytes, cpu_seconds, file_bytes)
+    return (sys.executable, "-m", module, *map(str, limits))
+
+
+def environment() -> Mapping[str, str]:
+    """What such a process may know of ours; libraries in it start no threads of their own.
+
+    Arrow's own allocators reserve more addresses than such a process may have.
+    """
+    ours = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return ours | {
+        "RAYON_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+    }
 
 
 def enter() -> None:
@@ -31,7 +55,12 @@ def enter() -> None:
 
 def stdin() -> Iterator[bytes]:
     """Read what there is to inspect, piece by piece."""
-    while chunk := os.read(0, READ_BYTES):
+    yield from chunks(0)
+
+
+def chunks(descriptor: int) -> Iterator[bytes]:
+    """Read a descriptor to its end, piece by piece."""
+    while chunk := os.read(descriptor, READ_BYTES):
         yield chunk
 
 

@@ -5,21 +5,18 @@ Its pipe is small, so that an upload goes no faster than it is read; feeding it 
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-import core
 from core.domain import compression, inspections
 from core.domain.datasets import Inspection
 from core.domain.loraweights import Verdict
 from core.errors import Finding, Unavailable
+from core.services import confinement
 
 MEMORY_BYTES: Final = 2**30
 """Address space of the process; reading 1 GB of the shortest tutorial-like rows took 76 MiB resident."""
@@ -27,11 +24,7 @@ SLOWEST_BYTES_PER_SECOND: Final = 2**20
 """CPU time is limited so that the largest upload, unpacked, can be read at this speed."""
 PIECE_BYTES: Final = 2**18
 """Larger chunks are cut: hashing 256 KiB holds the event loop for about a millisecond."""
-_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ", "TMPDIR")
-_ARROW: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
-"""Arrow's own allocators reserve more addresses than the process may have."""
 _CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL})
-_ROOT: Final = Path(core.__file__).parents[1]
 
 T = TypeVar("T")
 
@@ -103,17 +96,16 @@ class Inspector(Generic[T]):
         """Start a process that can read `limit_bytes`. Call from a thread that outlives it: it dies with the thread."""
         most_bytes = program.most_bytes(limit_bytes)
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            program.module,
-            str(os.getpid()),
-            str(MEMORY_BYTES),
-            str(60 + most_bytes // SLOWEST_BYTES_PER_SECOND),
-            str(most_bytes if program.copies else 0),
+            *confinement.command(
+                program.module,
+                memory_bytes=MEMORY_BYTES,
+                cpu_seconds=60 + most_bytes // SLOWEST_BYTES_PER_SECOND,
+                file_bytes=most_bytes if program.copies else 0,
+            ),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            cwd=_ROOT,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ARROW,
+            cwd=confinement.ROOT,
+            env=confinement.environment(),
             umask=0o077,
             start_new_session=True,
         )

@@ -37,11 +37,19 @@ class Renderers:
                 del self._loaded[next(iter(self._loaded))]
         return found
 
-    def _load(self, base: Base) -> Renderer:
+    def folder(self, base: Base) -> Path:
+        """Bring the base's text files here, verified.
+
+        Raises:
+            BrokenBundle: Stored bytes are missing or changed.
+            Unavailable: The store does not answer.
+        """
         files = tuple(file for file in base.files if not file.name.endswith(".safetensors"))
-        folder = bundles.fetch(files, self._cache_dir / base.fingerprint, self._store)
+        return bundles.fetch(files, self._cache_dir / base.fingerprint, self._store)
+
+    def _load(self, base: Base) -> Renderer:
         try:
-            renderer = Renderer.load(folder)
+            renderer = Renderer.load(self.folder(base))
         except (DamagedCheckpoint, UnsupportedCheckpoint) as error:
             raise BaseUnusable(f"The files of base {base.name} can't be used: {error.detail}") from error
         if renderer.template_hash != base.template_hash:

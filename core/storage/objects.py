@@ -191,8 +191,8 @@ class Store:
                 raise ObjectCorrupt("Stored bytes have changed: their hash is not the one on record.")
         return path
 
-    def chunks(self, key: str) -> Iterator[bytes]:
-        """Read an object piece by piece, by ranges, so that a broken connection costs one range.
+    def chunks(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+        """Read an object piece by piece from byte `start` on, by ranges: a broken connection costs one range.
 
         Raises:
             ObjectMissing: No such object.
@@ -200,9 +200,9 @@ class Store:
         """
         with _typed():
             size = obstore.head(self.backend, key)["size"]
-        for start in range(0, size, READ_BYTES):
+        for at in range(start, size, READ_BYTES):
             with _typed():
-                piece = obstore.get_range(self.backend, key, start=start, end=min(start + READ_BYTES, size))
+                piece = obstore.get_range(self.backend, key, start=at, end=min(at + READ_BYTES, size))
             yield piece.to_bytes()
 
     def delete(self, key: str) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from core.domain.checkpoints import NoChatFormat
 from core.domain.datasets import Conversation, Turn
 from core.domain.generation import InvalidMessages, Message
+from core.domain.plans import Piece
 from core.text import markers
 from core.text.decoders import Alphabet, Decoder, alphabet
 from core.text.dialogues import arrange
@@ -115,6 +116,22 @@ class Renderer:
         """Decode a whole answer; control tokens are nothing."""
         decoder = self.decoder()
         return decoder.feed(ids) + decoder.finish()
+
+    def pieces(self, example: Example, *, at_most: int) -> tuple[Piece, ...]:
+        """Show an example token by token, those that are learnt marked; its first `at_most` of them."""
+        shown = []
+        for id_, label in zip(example.input_ids[:at_most], example.labels, strict=False):
+            text, raw = self._alphabet.piece(id_)
+            shown.append(
+                Piece(
+                    id=id_,
+                    text=text,
+                    bytes=raw.hex() if text is None else None,
+                    trained=label != IGNORED,
+                    control=id_ in self._alphabet.controls,
+                )
+            )
+        return tuple(shown)
 
     def _learnable(self, conversation: Conversation, *, system: str | None) -> tuple[list[int], list[int]]:
         dialogue = arrange(conversation.turns, system=system, ends_with="assistant")

@@ -55,7 +55,7 @@ class Folder:
             tokenizer=tokenizer,
             tokenizer_json=_members(base_dir / "tokenizer.json"),
             tokenizer_config=tokenizer_config,
-            config=_members(base_dir / "config.json"),
+            config=config(base_dir),
             generation_config=_members(base_dir / "generation_config.json", required=False),
             template=template,
         )
@@ -122,6 +122,15 @@ class Folder:
             if isinstance(content, str):
                 named[name] = content
         return named
+
+
+def config(base_dir: Path) -> Mapping[str, Any]:
+    """Parse config.json alone.
+
+    Raises:
+        DamagedCheckpoint: It is missing or is not what its name says.
+    """
+    return _members(base_dir / "config.json")
 
 
 def _default(template: object) -> str | None:

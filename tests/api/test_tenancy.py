@@ -32,6 +32,8 @@ FOREIGN = [
     ("GET", "/datasets/{dataset}", "dataset_not_found"),
     ("GET", "/datasets/secret-rows", "dataset_not_found"),
     ("GET", "/datasets/secret-rows@1", "dataset_not_found"),
+    ("GET", "/datasets/{dataset}/rows", "dataset_not_found"),
+    ("GET", "/datasets/secret-rows@1/rows", "dataset_not_found"),
     ("DELETE", "/datasets/{dataset}", "dataset_not_found"),
     ("GET", "/jobs/{job}", "job_not_found"),
     ("GET", "/jobs/{job}/events", "job_not_found"),
@@ -84,11 +86,12 @@ def test_foreign_adapters_do_not_answer(client: httpx.Client, theirs: dict[str, 
     problem(client.post("/v1/chat/completions", json=spelt), status=404, code="model_not_found")
 
 
-def test_foreign_data_sets_train_nothing(live: Live, client: httpx.Client, theirs: dict[str, str]) -> None:
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/plan"])
+def test_foreign_data_sets_train_nothing(live: Live, client: httpx.Client, theirs: dict[str, str], path: str) -> None:
     registry.dataset(live.runtime, client)
     for field in ("dataset", "validation_dataset"):
         spec = {"dataset": "rows", "name": "mine"} | {field: theirs["dataset"]}
-        body = problem(client.post("/jobs", json=spec), status=404, code="dataset_not_found")
+        body = problem(client.post(path, json=spec), status=404, code="dataset_not_found")
         assert body["error"]["param"] == field
 
 
