@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from core.domain.adapters import AdapterFile
 from core.domain.checkpoints import DamagedCheckpoint, UnsupportedCheckpoint
 from core.domain.linears import LlamaSizes, linears
-from core.ml import layouts, records
-from core.ml.folding import ROWS_AT_ONCE
+from core.ml import blocks, layouts, records, trials
+from core.ml.journals import Journal
 from core.ml.progress import Tally
 from core.ml.records import Record
 from core.ml.shards import Weights, finite
@@ -46,19 +46,29 @@ class Plan:
     bytes: int
     work_bytes: int
 
-    def write(self, stage: Path, *, sources: tuple[AdapterFile, ...], tally: Tally) -> Record:
-        """Copy the files into `stage`, see that every value is a number; import.json is left to the caller.
+    def made_from(self, sources: tuple[AdapterFile, ...]) -> Mapping[str, Any]:
+        """Name all that the bytes to be written depend on."""
+        return records.made_from(sources)
+
+    def write(self, stage: Path, *, journal: Journal, sources: tuple[AdapterFile, ...], tally: Tally) -> Record:
+        """Copy what the journal lacks of the files into `stage`, see that every value is a number; import.json is left to the caller.
 
         Raises:
-            DamagedCheckpoint: A value is no number, or a file changed while it was copied.
+            DamagedCheckpoint: A value is no number, a file changed while it was copied, or its chat template fails.
         """
         for file in sources:
-            self._copy(file, stage / file.name, tally)
+            if journal.finished(file.name) == file:
+                tally.add(file.bytes)
+            else:
+                self._copy(file, stage / file.name, tally)
+                journal.add(file)
         for name, info in self.weights.tensors.items():
-            for block in torch.split(self.weights.get(name), ROWS_AT_ONCE):
+            for block in blocks.split(self.weights.get(name)):
                 finite(name, block)
             tally.add(info.bytes)
         renderer = Renderer.load(stage)
+        if renderer.can_chat:
+            trials.check(stage)
         chat = () if renderer.can_chat else ("The folder has no chat template: a base without a chat format.",)
         return Record(
             converter=records.CONVERTER,

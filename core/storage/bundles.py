@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -111,8 +111,10 @@ def verify(folder: Path, manifest_sha256: str) -> tuple[AdapterFile, ...]:
     return (*listed, AdapterFile(name=MANIFEST, sha256=manifest_sha256, bytes=_size(manifest)))
 
 
-def upload(folder: Path, store: Store) -> tuple[AdapterFile, ...]:
+def upload(folder: Path, store: Store, *, stored: Callable[[int, int], None] | None = None) -> tuple[AdapterFile, ...]:
     """Store every file of a folder under its hash, the manifest (if there is one) last.
+
+    `stored` is told, after each file, of the bytes that are in the store and of all.
 
     Raises:
         BrokenBundle: The folder holds something other than plain files.
@@ -124,7 +126,13 @@ def upload(folder: Path, store: Store) -> tuple[AdapterFile, ...]:
         if path.is_symlink() or not path.is_file():
             raise BrokenBundle(f"A bundle holds plain files only, but here is {path.name!r}.")
         checked_name(path.name)
-    return tuple(store.put_file(path) for path in paths)
+    total = sum(path.stat().st_size for path in paths)
+    files: list[AdapterFile] = []
+    for path in paths:
+        files.append(store.put_file(path))
+        if stored is not None:
+            stored(sum(file.bytes for file in files), total)
+    return tuple(files)
 
 
 def fetch(files: Sequence[AdapterFile], folder: Path, store: Store) -> Path:

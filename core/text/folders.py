@@ -43,7 +43,7 @@ class Folder:
         text = _text(base_dir / "tokenizer.json")
         tokenizer_config = _members(base_dir / "tokenizer_config.json", required=False)
         template_file = base_dir / "chat_template.jinja"
-        template = _text(template_file) if template_file.exists() else tokenizer_config.get("chat_template")
+        template = _text(template_file) if template_file.exists() else _default(tokenizer_config.get("chat_template"))
         try:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception for every fault of the file
@@ -57,7 +57,7 @@ class Folder:
             tokenizer_config=tokenizer_config,
             config=_members(base_dir / "config.json"),
             generation_config=_members(base_dir / "generation_config.json", required=False),
-            template=template if isinstance(template, str) else None,
+            template=template,
         )
 
     def chat(self, base_dir: Path) -> BlueLMChat | ChatTemplate | None:
@@ -124,6 +124,14 @@ class Folder:
         return named
 
 
+def _default(template: object) -> str | None:
+    """Pick the template that transformers applies when nobody names one: the only one, or that called `default`."""
+    if isinstance(template, list):
+        named = (entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default")
+        template = next(named, {}).get("template")
+    return template if isinstance(template, str) else None
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -138,7 +146,7 @@ def _members(path: Path, *, required: bool = True) -> Mapping[str, Any]:
         return {}
     try:
         parsed = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path.name} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise DamagedCheckpoint(f"{path.name} holds no JSON object.")

@@ -8,7 +8,7 @@ token and is refused.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
@@ -20,6 +20,17 @@ from core.domain.generation import InvalidMessages
 from core.text.bounds import Bound
 from core.text.dialogues import Dialogue
 from core.text.examples import IGNORED
+
+FAULTS: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the code of a template can run into, as any code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +114,10 @@ class ChatTemplate:
             return template.render(messages=messages, add_generation_prompt=open_answer, **self.tokens)
         except TemplateError as error:
             raise InvalidMessages(f"The base's chat template refuses these messages: {error.message}") from error
+        except FAULTS as error:
+            raise InvalidMessages(
+                f"The base's chat template fails on these messages with {type(error).__name__}."
+            ) from error
 
 
 def environment() -> ImmutableSandboxedEnvironment:

@@ -33,6 +33,7 @@ def test_a_refused_import_leaves_no_folder(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     data = DataDir(tmp_path / "data")
+    imports.migrate(data)
     left_over = data.bases / "mine"
     left_over.mkdir(parents=True)
     with pytest.raises(Refused):
