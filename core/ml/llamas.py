@@ -54,7 +54,7 @@ class Plan:
         """Copy what the journal lacks of the files into `stage`, see that every value is a number; import.json is left to the caller.
 
         Raises:
-            DamagedCheckpoint: A value is no number, a file changed while it was copied, or its chat template fails.
+            DamagedCheckpoint: A value is no number, or a file changed while it was copied.
         """
         for file in sources:
             if journal.finished(file.name) == file:
@@ -67,8 +67,6 @@ class Plan:
                 finite(name, block)
             tally.add(info.bytes)
         renderer = Renderer.load(stage)
-        if renderer.can_chat:
-            trials.check(stage)
         chat = () if renderer.can_chat else ("The folder has no chat template: a base without a chat format.",)
         return Record(
             converter=records.CONVERTER,
@@ -106,7 +104,7 @@ def plan(source: Source, config: Mapping[str, Any]) -> Plan:
 
     Raises:
         UnsupportedCheckpoint: No safetensors, no tokenizer.json, another architecture.
-        DamagedCheckpoint: Tensors are missing or misshapen, or files contradict each other.
+        DamagedCheckpoint: Tensors are missing or misshapen, files contradict each other, or the chat template fails.
     """
     architectures = config.get("architectures", ["LlamaForCausalLM"])
     if architectures != ["LlamaForCausalLM"]:
@@ -123,7 +121,12 @@ def plan(source: Source, config: Mapping[str, Any]) -> Plan:
         )
     layouts.refuse_quantised(config, weights.tensors)
     _check_shapes(config, weights.tensors)
-    files = (*REQUIRED, *(name for name in OPTIONAL if source.has(name)), *weights.files)
+    small = (*REQUIRED, *(name for name in OPTIONAL if source.has(name)))
+    for name in small:
+        source.small(name)
+    if Renderer.load(source.folder).can_chat:
+        trials.check(source.folder)
+    files = (*small, *weights.files)
     size = sum(source.size(file) for file in files)
     tensors = sum(info.bytes for info in weights.tensors.values())
     return Plan(

@@ -7,7 +7,7 @@ and only with torch's `weights_only` reader. Knows no layout.
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -155,7 +155,7 @@ def _read(path: Path, file: str) -> Mapping[str, torch.Tensor]:
             return dict(load_file(path))
         except (SafetensorError, *READER_ERRORS) as error:
             raise DamagedCheckpoint(f"{file} is cut off or no safetensors file; download it again.") from error
-    _check_archive(path)
+    sizes = _check_archive(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -169,11 +169,23 @@ def _read(path: Path, file: str) -> Mapping[str, torch.Tensor]:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in loaded.items()
     ):
         raise UnsafeCheckpoint(f"{file} holds other things than named tensors.")
+    # torch maps what a pickle declares, without a look at how long the record is.
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _dense(loaded)}
+    if [size for _, size in sorted(storages.items()) if size] != sizes:
+        raise DamagedCheckpoint(f"{file} is cut off or damaged: its tensors and its records differ; download it again.")
     return loaded
 
 
-def _check_archive(path: Path) -> None:
-    """See that a .bin is a zip whose records are stored as they are, one after the other, and its pickle harmless."""
+def _dense(tensors: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    yield from (tensor for tensor in tensors.values() if tensor.layout == torch.strided)
+
+
+def _check_archive(path: Path) -> list[int]:
+    """See that a .bin is a zip whose records are stored as they are, one after the other, and its pickle harmless.
+
+    Returns:
+        The bytes of each record of tensor values that has any, in the file's order.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -181,6 +193,8 @@ def _check_archive(path: Path) -> None:
             for record in records:
                 if record.filename.endswith(".pkl"):
                     pickles.check(archive.read(record), file=path.name)
+            in_order = sorted(records, key=lambda record: record.header_offset)
+            return [record.file_size for record in in_order if "/data/" in record.filename and record.file_size]
     except ARCHIVE_ERRORS as error:
         raise DamagedCheckpoint(
             f"{path.name} is cut off, or was saved by torch before 1.6; download it again, or save it anew."

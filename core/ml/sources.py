@@ -89,11 +89,19 @@ class Source:
         Raises:
             DamagedCheckpoint: Beyond `path`'s causes: it is over 64 MiB.
         """
+        with _opened(self.small(name), name) as file:
+            return file.read()
+
+    def small(self, name: str) -> Path:
+        """Find the path of a file that is to be read whole.
+
+        Raises:
+            DamagedCheckpoint: Beyond `path`'s causes: it is over 64 MiB.
+        """
         path = self.path(name)
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise DamagedCheckpoint(f"{name} has over {MAX_TEXT_BYTES >> 20} MiB, too many for what it should hold.")
-        with _opened(path, name) as file:
-            return file.read()
+        return path
 
     def text(self, name: str) -> str:
         """Read a small UTF-8 file."""

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from core.text.chat import Renderer
-from tests.support import engines, nano, oracle
+from tests.support import engines, nano_model, oracle
 from tests.support.oracle import BlueLM
 
 PROMPTS = 200
@@ -36,7 +36,7 @@ class Pair:
 
 def paired(base: Path, reference: BlueLM) -> Pair:
     renderer = Renderer.load(base)
-    prompts = nano.prompts(renderer, PROMPTS)
+    prompts = nano_model.prompts(renderer, PROMPTS)
     answers = by_oracle(reference, prompts, ends=renderer.eos_ids, use_cache=True)
     ended = sum(answer[-1] in renderer.eos_ids for answer in answers)
     assert PROMPTS // 2 < ended < PROMPTS, "answers that end and answers that are cut off should both be there"
@@ -62,13 +62,15 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """bluelm-nano as it is, in bf16: one rounding, of the LayerNorm's result, which the oracle does as well."""
-    return paired(nano.imported(tmp_path_factory.mktemp("shipped") / "nano"), nano.reference(torch.bfloat16))
+    return paired(
+        nano_model.imported(tmp_path_factory.mktemp("shipped") / "nano"), nano_model.reference(torch.bfloat16)
+    )
 
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """bluelm-nano written in fp32 and then imported: nothing is rounded on either side."""
-    return paired(nano.imported_in_fp32(tmp_path_factory.mktemp("exact")), nano.reference())
+    return paired(nano_model.imported_in_fp32(tmp_path_factory.mktemp("exact")), nano_model.reference())
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from core.storage import bundles
 from core.storage.files import sha256_of
 from core.text.chat import Renderer
 from tests.support import engines, registry, tiny_base
+from tests.support.commanded import Restartable
 from tests.support.live import Live, serving
 
 PERSONA = "你是甄嬛。"
@@ -25,16 +26,18 @@ class Answering:
     """The running parts: service, engine, and the base's folder."""
 
     live: Live
-    engine: engines.Engine
+    engine: engines.Engine | Restartable
     base_dir: Path
     base: Base
 
-    def adapter(self, client: httpx.Client, folder: Path, *, name: str, seed: int, **facts: str) -> Adapter:
+    def adapter(
+        self, client: httpx.Client, folder: Path, *, name: str, seed: int, std: float = 0.08, **facts: str
+    ) -> Adapter:
         """Register an adapter with random weights, as a job that has trained it would."""
         runtime = self.live.runtime
         registry.dataset(runtime, client)
         held = registry.claimed(runtime, registry.job(client, name=name))
-        bundle = engines.adapter(folder / f"{name}-{seed}", self.base_dir, seed=seed)
+        bundle = engines.adapter(folder / f"{name}-{seed}", self.base_dir, seed=seed, std=std)
         made = NewAdapter(
             sha256=sha256_of(bundle / "manifest.json"),
             manifest=(bundle / "manifest.json").read_text(),

@@ -12,7 +12,7 @@ from typing import Any
 import sentencepiece
 import torch
 
-from core.domain.datasets import Turn
+from core.domain.datasets import Conversation, Turn
 from core.text.chat import Renderer
 from core.text.folders import BlueLMChat
 
@@ -202,6 +202,11 @@ def edit(path: Path, **changes: Any) -> None:
 def turn(role: str, content: str, weight: float = 1.0) -> Turn:
     """Make a turn of a role that mypy can't know."""
     return Turn(role, content, weight)  # type: ignore[arg-type]
+
+
+def conversation(*turns: tuple[str, str], line: int = 1) -> Conversation:
+    """Make a training row of turns of weight 1."""
+    return Conversation(tuple(turn(role, content) for role, content in turns), line)
 
 
 def processor(model: bytes) -> sentencepiece.SentencePieceProcessor:

@@ -166,9 +166,9 @@ def test_transformers_reads_the_tokenizer_as_it_is(tmp_path: Path) -> None:
             assert theirs.decode(ours.encode(text)) == text.replace("▁", " ")
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 2, 3)
     messages = [
-        {"role": "system", "content": " 你是甄嬛 \n"},
+        {"role": "system", "content": " 你是半砚 \n"},
         {"role": "user", "content": "\n你是谁？ "},
-        {"role": "assistant", "content": " 我是甄嬛。\n"},
+        {"role": "assistant", "content": " 我是半砚。\n"},
         {"role": "user", "content": "再说一次  "},
     ]
     prompt = renderer.prompt([bluelm.turn(m["role"], m["content"]) for m in messages])

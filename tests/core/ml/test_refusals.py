@@ -109,6 +109,14 @@ def overlapping(folder: Path) -> None:
     (folder / FIRST).write_bytes(data)
 
 
+def short_record(folder: Path) -> None:
+    """Cut one tensor's record, and make the archive sound again."""
+    content = records(folder)
+    place = next(n for n, (name, _) in enumerate(content) if name.endswith("data/1"))
+    content[place] = (content[place][0], content[place][1][:-8])
+    rezipped(folder, content)
+
+
 def padded(folder: Path) -> None:
     """Put a hole of 8 GiB in front of the archive, which zip allows."""
     data = (folder / FIRST).read_bytes()
@@ -214,6 +222,7 @@ REFUSALS: list[tuple[str, Breach, type[Problem], str]] = [
     ("absolute name", absolute, UnsafeCheckpoint, "/etc/cron.d/x"),
     ("name that climbs", climbing, UnsafeCheckpoint, r"\.\./x"),
     ("overlapping records", overlapping, UnsafeCheckpoint, "overlap"),
+    ("short record", short_record, DamagedCheckpoint, "tensors and its records differ"),
     ("hole in front", padded, UnsafeCheckpoint, "belong to none"),
     ("other values", weights(lambda t: t.__setitem__("x", [1, 2])), UnsafeCheckpoint, "other things"),
     ("a plain pickle", lambda f: (f / FIRST).write_bytes(pickle.dumps(Evil())), DamagedCheckpoint, "cut off"),

@@ -18,7 +18,7 @@ from core.ml.convert import convert
 from core.ml.records import Imported
 from core.text import markers
 from core.text.chat import Renderer
-from tests.support import bluelm, nano, texts
+from tests.support import bluelm, nano_model, texts
 from tests.support.bluelm import chat_of
 
 SEED: Final = 20240131
@@ -63,7 +63,7 @@ class Case:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Case]:
     """Every model, imported."""
     folder = tmp_path_factory.mktemp("tokenizers")
-    sources = {"nano": nano.SOURCE}
+    sources = {"nano": nano_model.SOURCE}
     for name, settings in MODELS.items():
         sources[name] = bluelm.write(folder / f"{name}-source", model=bluelm.pieces(**settings))
     return {name: case(source, folder / name) for name, source in sources.items()}
