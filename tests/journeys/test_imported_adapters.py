@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from core.text.chat import Renderer
-from tests.support import elsewhere, loras, nano
+from tests.support import elsewhere, loras, nano_model
 from tests.support.elsewhere import NEW_TOKENS, Elsewhere
 from tests.support.service import ROOT, Service, running
 
@@ -37,7 +37,7 @@ def cli(service: Service, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    source = nano.released_in_fp32(tmp_path_factory.mktemp("elsewhere") / "BlueLM-nano-fp32")
+    source = nano_model.released_in_fp32(tmp_path_factory.mktemp("elsewhere") / "BlueLM-nano-fp32")
     data = tmp_path_factory.mktemp("here") / "data"
     command = [sys.executable, "-m", "cli", "import", str(source), "--name", "blue", "--data-dir", str(data)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -58,7 +58,7 @@ def renderer(base_dir: Path) -> Renderer:
 
 @pytest.fixture(scope="module")
 def taught(renderer: Renderer) -> Elsewhere:
-    return elsewhere.teach(nano.reference(), TAUGHT, renderer, epochs=12)
+    return elsewhere.teach(nano_model.reference(), TAUGHT, renderer, epochs=12)
 
 
 @pytest.fixture(scope="module")

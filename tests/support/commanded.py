@@ -75,6 +75,10 @@ class Restartable:
         self._command += ["--dtype", "float32", *FLAGS[kind]]
         self.start()
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {KEY}"}
+
     def start(self) -> None:
         self.process = _started(self._command, self.log)
         _until_healthy(self.url, self.process, self.log)
