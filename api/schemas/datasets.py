@@ -10,6 +10,7 @@ class SummaryOut(Out):
 
     format: str
     container: str
+    compression: str | None = None
     rows: int
     turns: int
     prompt_characters: int

@@ -1,7 +1,8 @@
 """How an inspecting process gives up what it does not need, before it reads a byte of a user's.
 
-Started as `python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS` (core/services/inspectors.py). It holds no credentials,
-opens no file, may use so much memory and time, and dies with whoever started it.
+Started as `python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES` (core/services/inspectors.py). It holds no
+credentials, may use so much memory and time, and dies with whoever started it. A file that it writes, such as the copy
+without a name that Parquet needs, may have FILE_BYTES; with 0 it can write none.
 """
 
 import ctypes
@@ -18,14 +19,14 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def enter() -> None:
     """Tie this process to its parent and limit it, as its arguments say."""
-    parent, memory_bytes, cpu_seconds = (int(word) for word in sys.argv[1:])
+    parent, memory_bytes, cpu_seconds, file_bytes = (int(word) for word in sys.argv[1:])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-    for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(nothing, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def stdin() -> Iterator[bytes]:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 import core
-from core.domain import inspections
+from core.domain import compression, inspections
 from core.domain.datasets import Inspection
 from core.domain.loraweights import Verdict
 from core.errors import Finding, Unavailable
@@ -24,10 +24,13 @@ from core.errors import Finding, Unavailable
 MEMORY_BYTES: Final = 2**30
 """Address space of the process; reading 1 GB of the shortest tutorial-like rows took 76 MiB resident."""
 SLOWEST_BYTES_PER_SECOND: Final = 2**20
-"""CPU time is limited so that the largest upload can be read at this speed."""
+"""CPU time is limited so that the largest upload, unpacked, can be read at this speed."""
 PIECE_BYTES: Final = 2**18
 """Larger chunks are cut: hashing 256 KiB holds the event loop for about a millisecond."""
-_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
+_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ", "TMPDIR")
+_ARROW: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Arrow's own allocators reserve more addresses than the process may have."""
+_CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL})
 _ROOT: Final = Path(core.__file__).parents[1]
 
 T = TypeVar("T")
@@ -35,11 +38,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program(Generic[T]):
-    """What an inspecting process runs, how its one line is read, and what it means that its time ran out."""
+    """What an inspecting process runs, how its one line is read, and what its end without one means.
+
+    `most_bytes` says how much a file of so many bytes may hold, unpacked; where it `copies`, the process may write so
+    much to a file without a name. `crashed` is None where a crash is not laid at the file's door.
+    """
 
     module: str
     outcome: TypeAdapter[T]
     too_slow: T
+    crashed: T | None = None
+    most_bytes: Callable[[int], int] = lambda limit_bytes: limit_bytes
+    copies: bool = False
 
 
 DATASETS: Final[Program[Inspection]] = Program(
@@ -52,6 +62,15 @@ DATASETS: Final[Program[Inspection]] = Program(
             hint="Upload it in parts.",
         )
     ),
+    crashed=inspections.refused(
+        Finding(
+            code="reader_crashed",
+            message="The file brings its reader down, so it is damaged in a way that has no name.",
+            hint="Write the file again, or send the rows as JSONL.",
+        )
+    ),
+    most_bytes=lambda limit_bytes: max(limit_bytes, compression.most_unpacked(limit_bytes)),
+    copies=True,
 )
 ADAPTERS: Final[Program[Verdict]] = Program(
     module="core.services.adapter_inspection",
@@ -82,17 +101,19 @@ class Inspector(Generic[T]):
     @contextlib.asynccontextmanager
     async def started(program: Program[T], *, limit_bytes: int) -> AsyncIterator["Inspector[T]"]:
         """Start a process that can read `limit_bytes`. Call from a thread that outlives it: it dies with the thread."""
+        most_bytes = program.most_bytes(limit_bytes)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             program.module,
             str(os.getpid()),
             str(MEMORY_BYTES),
-            str(60 + limit_bytes // SLOWEST_BYTES_PER_SECOND),
+            str(60 + most_bytes // SLOWEST_BYTES_PER_SECOND),
+            str(most_bytes if program.copies else 0),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=_ROOT,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ARROW,
             umask=0o077,
             start_new_session=True,
         )
@@ -178,6 +199,8 @@ class Inspector(Generic[T]):
         await self._report
 
     def _read(self, report: bytes, status: int) -> T:
+        if status in _CRASHES and self._program.crashed is not None:
+            return self._program.crashed
         if status == -signal.SIGXCPU:
             return self._program.too_slow
         try:

@@ -80,9 +80,9 @@ def test_it_knows_no_secret_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
 
     wanted = {
         resource.RLIMIT_AS: (2**30, 2**30),
-        resource.RLIMIT_CPU: (61, 61),
+        resource.RLIMIT_CPU: (260, 260),
         resource.RLIMIT_CORE: (0, 0),
-        resource.RLIMIT_FSIZE: (0, 0),
+        resource.RLIMIT_FSIZE: (200 * 2**20, 200 * 2**20),
     }
 
     def look(pid: int) -> bytes:
@@ -104,7 +104,7 @@ def test_it_knows_no_secret_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_too_little_memory_is_a_refusal_not_a_crash() -> None:
     row = b'{"instruction": "' + b"a" * 1_000_000 + b'", "input": "", "output": "b"}\n'
-    command = [sys.executable, "-m", "core.services.inspection", str(os.getpid()), "1", "60"]
+    command = [sys.executable, "-m", "core.services.inspection", str(os.getpid()), "1", "60", "0"]
 
     ran = subprocess.run(command, input=row, capture_output=True, check=True, cwd=Path(__file__).parents[3])
 
