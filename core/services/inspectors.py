@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 import core
-from core.domain import inspections
+from core.domain import reports
 from core.domain.datasets import Inspection
 from core.errors import Finding, Unavailable
 
@@ -130,7 +130,7 @@ class Inspector:
 
 def _read(report: bytes, status: int) -> Inspection:
     if status == -signal.SIGXCPU:
-        return inspections.refused(
+        return reports.refused(
             Finding(
                 code="too_complex",
                 message="Reading the file takes more time than a data set may.",

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from core.db.transactions import Database, transaction
-from core.domain import inspections
+from core.domain import reports
 from core.domain.datasets import Dataset, Inspection
 from core.errors import Finding
 from core.services.inspectors import PIECE_BYTES, InspectionFailed, Inspector
@@ -52,12 +52,12 @@ async def _inspected(dataset: Dataset, store: Store, database: Database, lease_s
         try:
             return await _inspected_once(dataset, store, database, lease_s)
         except ObjectMissing:
-            return inspections.refused(
+            return reports.refused(
                 Finding(code="bytes_missing", message="The stored bytes are lost.", hint="Upload the file again.")
             )
         except InspectionFailed:
             continue
-    return inspections.refused(
+    return reports.refused(
         Finding(
             code="inspection_failed",
             message="The process that reads the file was ended every time.",
