@@ -1,4 +1,4 @@
-"""The thread that finishes what uploads did not wait for.
+"""The threads that finish what uploads did not wait for: inspections, and token counts.
 
 Knows no requests and no rows: any number of API processes may run one, a lease makes each data set one's own.
 """
@@ -16,15 +16,15 @@ STOP_S: Final = 5.0
 
 
 class Finisher:
-    """Calls `finish` every two seconds.
+    """Calls `finish` every two seconds, in a thread called `name`.
 
     `start` it once. `stop` waits a little; a check cut off is begun again by whoever finds its lease run out.
     """
 
-    def __init__(self, *, finish: Callable[[], object]) -> None:
+    def __init__(self, name: str, *, finish: Callable[[], object]) -> None:
         self._finish = finish
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin."""

@@ -15,7 +15,7 @@ from api.middleware import BodyLimits, Exchange, Gate
 from api.routes import ROUTERS
 from core import runtime
 from core.runtime import Runtime
-from core.services import keys, validations
+from core.services import counts, keys, validations
 from core.settings import Settings
 
 PROBES: Final = ("/healthz", "/readyz")
@@ -33,14 +33,16 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with await asyncio.to_thread(runtime.build, settings) as built:
             await asyncio.to_thread(_seed, built)
-            finisher = Finisher(finish=partial(validations.finish_pending, store=built.store, database=built.database))
-            finisher.start()
+            finishers = _finishers(built)
+            for finisher in finishers:
+                finisher.start()
             if built.relay is not None:
                 built.relay.start()
             built.usage.start()
             app.state.runtime = built
             yield
-            await asyncio.to_thread(finisher.stop)
+            for finisher in finishers:
+                await asyncio.to_thread(finisher.stop)
             await asyncio.to_thread(built.usage.stop)
             await built.engines.aclose()
 
@@ -59,6 +61,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts, open_paths=PROBES)
     app.add_middleware(Exchange, meters=app.state.meters)
     return app
+
+
+def _finishers(rt: Runtime) -> tuple[Finisher, ...]:
+    """One thread for inspections and one for token counts, which take longer and are waited for by nobody."""
+    inspecting = partial(validations.finish_pending, store=rt.store, database=rt.database, lease_s=rt.settings.lease_s)
+    counting = partial(
+        counts.count_pending,
+        store=rt.store,
+        database=rt.database,
+        renderers=rt.renderers,
+        default_base=rt.settings.base,
+        lease_s=rt.settings.lease_s,
+    )
+    return Finisher("inspections", finish=inspecting), Finisher("counts", finish=counting)
 
 
 def _seed(rt: Runtime) -> None:

@@ -28,7 +28,7 @@ _TAIL: Final = f"[\x80-\xbf{_CP1252}]"
 _RARE_TAIL: Final = "\x80-\x9f¡-ª¬-¯±-º¼-¿€‚ƒ„†‡ˆ‰Š‹ŒŽ˜™š›œžŸ"
 _MOJIBAKE: Final = re.compile(
     "\ufffd|锟斤拷"
-    "|[ÂÃ][\x80-\xbf]|Ã[€‚ƒ„†‡ˆ‰Š‹ŒŽ˜™š›œžŸ]"  # UTF-8 of European letters and signs, read as Latin-1
+    "|[ÂÃ](?:[\x80-\x9f¡-º¼-¿]|\xa0(?![»:;?!]))|Ã[€‚ƒ„†‡ˆ‰Š‹ŒŽ˜™š›œžŸ]"  # UTF-8 of European letters and signs, read as Latin-1
     "|[âã][\x80€]|ï[¼»]" + _TAIL + f"|(?:[ä-é]{_TAIL}{{2}}){{2}}"  # of Chinese and its punctuation
     "|[锛銆鈥][^\0]{0,200}?[锛銆鈥鐨]"  # UTF-8 of Chinese, read as GBK
 )
@@ -50,10 +50,12 @@ class Oddity:
 Units = NDArray[np.int64]
 
 
+_ALL: Final = "".join(map(chr, range(0x10000)))
+
+
 def _units(characters: str) -> Units:
     """Spell out a character class."""
-    found = re.compile(f"[{characters}]")
-    return np.array([unit for unit in range(0x10000) if found.fullmatch(chr(unit))], dtype=np.int64)
+    return np.array([match.start() for match in re.finditer(f"[{characters}]", _ALL)], dtype=np.int64)
 
 
 _BRACKETS: Final = (_units(r"\[<"),)

@@ -107,6 +107,20 @@ class _Slice:
     starts: Ints
     changes_R: NDArray[np.bool_]
 
+    def sizes(self) -> Ints:
+        """Rows by key."""
+        return np.diff(self.starts, append=len(self.rows_R))
+
+    def others(self) -> Ints:
+        """Different other hashes by key."""
+        return np.add.reduceat(self.changes_R.astype(np.int64), self.starts)
+
+    def example(self, keys: Ints) -> tuple[int, ...]:
+        """Of these keys (by place) the one that comes first: a row for each of its other hashes, the first ones."""
+        place = keys[np.argmin(np.minimum.reduceat(self.rows_R, self.starts)[keys])]
+        group = slice(self.starts[place], self.starts[place] + self.sizes()[place])
+        return _smallest(self.rows_R[group][self.changes_R[group]])
+
 
 def _slices(keys: Ints, others: Ints) -> Iterator[_Slice]:
     count = min(256, 1 + len(keys) // SLICE_ROWS)
@@ -156,16 +170,12 @@ class _Asked:
         self.first_duplicates = _smallest((*self.first_duplicates, *_smallest(twins)))
         if not len(some.starts):
             return
-        sizes = np.diff(some.starts, append=len(some.rows_R))
-        answers = np.add.reduceat(some.changes_R.astype(np.int64), some.starts)
+        sizes, answers = some.sizes(), some.others()
         several = np.flatnonzero(answers > 1)
         self.contested_prompts += len(several)
         self.contested += int(sizes[several].sum())
         if len(several):
-            first = several[np.argmin(some.rows_R[some.starts[several]])]
-            begin = some.starts[first]
-            group = slice(begin, begin + sizes[first])
-            found = _smallest(some.rows_R[group][some.changes_R[group]])
+            found = some.example(several)
             self.example = min(self.example or found, found)
 
 
@@ -181,16 +191,17 @@ class _Answered:
         self.answers += some.distinct
         if not len(some.starts):
             return
-        sizes = np.diff(some.starts, append=len(some.rows_R))
-        prompts = np.add.reduceat(some.changes_R.astype(np.int64), some.starts)
+        sizes, prompts = some.sizes(), some.others()
         many = np.flatnonzero(prompts >= self._threshold)
         self.shared_answers += len(many)
         self.shared += int(sizes[many].sum())
-        if len(many) and prompts[many].max() > self.most_prompts:
-            most = many[np.argmax(prompts[many])]
-            self.most_prompts = int(prompts[most])
-            group = slice(some.starts[most], some.starts[most] + sizes[most])
-            self.example = _smallest(some.rows_R[group][some.changes_R[group]])
+        if len(many):
+            most = int(prompts[many].max())
+            found = some.example(many[prompts[many] == most])
+            # Of equals the earliest, so that the same file always gets the same answer.
+            self.most_prompts, self.example = min(
+                (self.most_prompts, self.example), (most, found), key=lambda one: (-one[0], one[1])
+            )
 
 
 def _smallest(rows: Ints | tuple[int, ...]) -> tuple[int, ...]:

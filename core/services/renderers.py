@@ -36,9 +36,18 @@ class Renderers:
                 del self._loaded[next(iter(self._loaded))]
         return found
 
-    def _load(self, base: Base) -> Renderer:
+    def folder(self, base: Base) -> Path:
+        """Bring the base's text files here, and say where they are.
+
+        Raises:
+            BrokenBundle: Stored bytes are missing or changed.
+            Unavailable: The store does not answer.
+        """
         files = tuple(file for file in base.files if not file.name.endswith(".safetensors"))
-        folder = bundles.fetch(files, self._cache_dir / base.fingerprint, self._store)
+        return bundles.fetch(files, self._cache_dir / base.fingerprint, self._store)
+
+    def _load(self, base: Base) -> Renderer:
+        folder = self.folder(base)
         try:
             return Renderer.load(folder)
         except (DamagedCheckpoint, UnsupportedCheckpoint) as error:

@@ -12,7 +12,8 @@ from typing import Final
 from core.domain import adapters, ids
 from core.domain.datasets import DatasetTooLarge, Inspection, InvalidDataset
 from core.errors import Finding, Invalid, Unavailable
-from core.services.inspectors import PIECE_BYTES, Inspector
+from core.services import inspectors
+from core.services.readers import PIECE_BYTES, Reader
 from core.storage.objects import ObjectTooLarge, Received, Store
 
 DEFAULT_NAME: Final = "dataset"
@@ -84,7 +85,7 @@ async def take_in(
         StorageFull: No room.
         Unavailable: The store or the inspecting process failed.
     """
-    async with Inspector.started(limit_bytes=limits.bytes) as inspector:
+    async with inspectors.started(limit_bytes=limits.bytes) as inspector:
         watched = _watched(chunks, inspector, patience_s=limits.validation_wait_s)
         try:
             received = await store.receive(watched, limit_bytes=limits.bytes)
@@ -163,7 +164,7 @@ def _sanitised(stem: str) -> str:
 
 
 async def _watched(
-    chunks: AsyncIterator[bytes], inspector: Inspector, *, patience_s: float
+    chunks: AsyncIterator[bytes], inspector: Reader[Inspection], *, patience_s: float
 ) -> AsyncGenerator[bytes, None]:
     async for chunk in chunks:
         for start in range(0, len(chunk), PIECE_BYTES):

@@ -19,7 +19,7 @@ def test_a_bug_in_one_round_does_not_end_the_rounds(monkeypatch: pytest.MonkeyPa
             third.set()
         raise OSError("no process could be started")
 
-    running = Finisher(finish=finish)
+    running = Finisher("test", finish=finish)
     running.start()
     assert third.wait(10)
     running.stop()
