@@ -8,9 +8,15 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final
 
 from core.domain.datasets import Conversation, Turn
 from core.errors import Invalid
+
+ONE_GROUP: Final = (
+    "validation_ratio needs rows with at least two different first questions, one for each side; the data set has one. "
+    "Leave validation_ratio out, or send a validation_dataset."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +31,6 @@ class CannotSplit(Invalid):
     """All rows share one prompt, or there is one row."""
 
     code = "cannot_split"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "validation_ratio needs rows with at least two different first questions, one for each side; the data set "
-            "has one. Leave validation_ratio out, or send a validation_dataset.",
-            param="validation_ratio",
-        )
 
 
 def split(conversations: Iterable[Conversation], *, ratio: float, seed: int) -> Split:
@@ -53,7 +52,7 @@ def split(conversations: Iterable[Conversation], *, ratio: float, seed: int) -> 
     for index, conversation in enumerate(rows):
         groups.setdefault(group_of(conversation.turns), []).append(index)
     if len(groups) < 2:
-        raise CannotSplit
+        raise CannotSplit(ONE_GROUP, param="validation_ratio")
     chosen = _choose(list(groups.values()), at_most=int(len(rows) * Decimal(str(ratio))), seed=seed)
     return Split(
         train=tuple(row for index, row in enumerate(rows) if index not in chosen),

@@ -14,6 +14,7 @@ from core.domain.bases import Base
 from core.domain.datasets import Dataset, DatasetNotFound, DatasetNotReady, InvalidDataset
 from core.domain.jobs import Job, JobProgress, Phase, Status
 from core.domain.keys import Caller, Role, RoleTooLow
+from core.domain.splits import ONE_GROUP, CannotSplit
 from core.domain.training import TrainSpec
 from core.errors import Overloaded
 from core.services import bases, idempotency
@@ -89,6 +90,7 @@ def submit(
         BaseNotFound: No such base, or several and none named.
         NameTaken: The adapter would be called like a base.
         InvalidSpec: Fields contradict each other or the limits.
+        CannotSplit: A part of the rows is wanted for validation, and they have one question.
         TooManyJobs: The project's queue is full.
         KeyReused, KeyInFlight: See core/services/idempotency.py.
     """
@@ -139,6 +141,8 @@ def _job(
     )
     validation_id = None if validation is None else validation.id
     resolved = training.resolve(spec, dataset=dataset.id, validation_dataset=validation_id, limits=limits)
+    if resolved.validation_ratio is not None and dataset.summary is not None and not dataset.summary.is_splittable:
+        raise CannotSplit(ONE_GROUP, param="validation_ratio")
     return Job(
         id=ids.new("job"),
         project_id=caller.project_id,

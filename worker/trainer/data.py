@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.domain import formats, splits
 from core.domain.datasets import Conversation
+from core.domain.duplicates import without
 from core.domain.training import TrainSpec
 from core.storage import files
 from core.text import examples, packing
@@ -33,12 +34,14 @@ class Source:
 class Loaded:
     """What is trained on. `rows` are what the sampler draws: samples, or packed rows of several.
 
-    `samples`, `dropped` and `truncated` count conversations of the training side.
+    `samples`, `dropped` and `truncated` count conversations of the training side, `duplicates` those that were left
+    out of it, and of what was split from it, since they repeat an earlier one.
     """
 
     rows: tuple[Row, ...]
     validation: tuple[Row, ...]
     samples: int
+    duplicates: int
     dropped: int
     truncated: int
 
@@ -52,7 +55,10 @@ def load(train: Source, validation: Source | None, *, spec: TrainSpec, renderer:
         Problem: A row can't be rendered or is too long; the message names its line.
         StopAsked: Cancel or pause.
     """
-    conversations = _conversations(train)
+    conversations, duplicates = _conversations(train), 0
+    if spec.deduplicate:
+        unique = without(conversations)
+        conversations, duplicates = unique.conversations, len(unique.left_out_lines)
     if validation:
         learnt, held_out = conversations, _conversations(validation)
     elif spec.validation_ratio is not None:
@@ -70,6 +76,7 @@ def load(train: Source, validation: Source | None, *, spec: TrainSpec, renderer:
         rows=_rows(fitted.examples, spec=spec),
         validation=tuple(flat.row(one.input_ids, one.labels) for one in checked.examples),
         samples=len(fitted.examples),
+        duplicates=duplicates,
         dropped=len(fitted.dropped_lines),
         truncated=len(fitted.truncated_lines),
     )
