@@ -15,6 +15,7 @@ from core.inference.client import Engines
 from core.services import outbox
 from core.services.jobs import Policy
 from core.services.renderers import Renderers
+from core.services.uploads import Places
 from core.services.usage import Ledger
 from core.settings import Settings
 from core.storage import bundles
@@ -52,6 +53,7 @@ class Runtime:
     renderers: Renderers
     engines: Engines
     usage: Ledger
+    uploads: Places
 
     @property
     def wake(self) -> Wake:
@@ -111,6 +113,7 @@ def build(settings: Settings) -> Runtime:
         renderers=Renderers(store=store, cache_dir=settings.data_dir.absolute() / "cache" / "texts"),
         engines=_engines(settings, store),
         usage=Ledger(database),
+        uploads=Places(settings.max_uploads),
     )
 
 

@@ -12,7 +12,7 @@ from api.routes.uploads import IncomingDep, InvalidUpload
 from api.schemas.adapters import DeletedOut
 from api.schemas.datasets import DatasetOut
 from api.schemas.lists import ListOut, listed
-from core.domain.datasets import Dataset, DatasetInUse, DatasetNotFound, DatasetTooLarge, InvalidDataset
+from core.domain.datasets import Dataset, DatasetInUse, DatasetNotFound, DatasetTooLarge, InvalidDataset, TooManyUploads
 from core.domain.pages import InvalidFilter, UnknownCursor
 from core.services import datasets
 from core.services.idempotency import KeyInFlight, KeyReused
@@ -50,6 +50,7 @@ REFUSALS: Final = (
     InvalidDatasetName,
     ChecksumMismatch,
     DatasetTooLarge,
+    TooManyUploads,
     KeyReused,
     KeyInFlight,
 )
@@ -72,16 +73,17 @@ async def create(incoming: IncomingDep, key: Key, caller: Writes, rt: RuntimeDep
     in time is 202 and `processing`: watch `Location`.
     """
     settings = rt.settings
-    registered = await datasets.receive(
-        incoming.chunks,
-        upload=incoming.upload,
-        caller=caller,
-        key=key,
-        store=rt.store,
-        database=rt.database,
-        limits=UploadLimits(bytes=settings.max_upload_bytes, validation_wait_s=settings.validation_wait_s),
-        show=_shown,
-    )
+    with rt.uploads.taken():
+        registered = await datasets.receive(
+            incoming.chunks,
+            upload=incoming.upload,
+            caller=caller,
+            key=key,
+            store=rt.store,
+            database=rt.database,
+            limits=UploadLimits(bytes=settings.max_upload_bytes, validation_wait_s=settings.validation_wait_s),
+            show=_shown,
+        )
     return created(registered.answer, location=f"/datasets/{registered.dataset.id}", replayed=registered.replayed)
 
 
