@@ -23,23 +23,23 @@ class _Words:
 
 _ODD: Final[Mapping[str, _Words]] = {
     "control_token_in_text": _Words(
-        "{rows} hold a string that looks like one of the model's control tokens.",
+        "{rows} with a string that looks like one of the model's control tokens.",
         "It is trained on as plain characters; remove it if it was left over from another format.",
     ),
     "garbled_text": _Words(
-        "{rows} look garbled, as text does that was read in another encoding than it was written in.",
+        "{rows} with text that looks garbled, as if it was read in another encoding than it was written in.",
         "Export them again as UTF-8; look at the lines named, and keep them if they are meant so.",
     ),
     "invisible_characters": _Words(
-        "{rows} hold characters that can't be seen: zero-width ones, or overrides of the direction of writing.",
+        "{rows} with characters that can't be seen: zero-width ones, or overrides of the direction of writing.",
         "They are learnt like any other; remove them if they came with copying.",
     ),
     "control_characters": _Words(
-        "{rows} hold control characters, such as those that colour a terminal.",
+        "{rows} with control characters, such as those that colour a terminal.",
         "They are learnt like any other; remove them if they came from a log.",
     ),
     SPACE_AFTER_ANSWER: _Words(
-        "{rows} have an answer that ends in white space.",
+        "{rows} with an answer that ends in white space.",
         "It is learnt as part of the answer; trim it unless that is what you want.",
     ),
 }
@@ -62,7 +62,7 @@ def about_fields(formats: Mapping[str, Seen], empty_inputs: Seen, with_input: in
     if 0 < empty_inputs.rows < with_input:
         yield _told(
             "empty_inputs",
-            f"{{rows}} of {with_input} have an empty input, and the others do not.",
+            f"{{rows}} of {with_input} with an empty input, where others have one.",
             "Fine where the instruction says all; otherwise the export lost something.",
             empty_inputs,
         )
@@ -92,14 +92,14 @@ def _about_repeats(census: Census, repeated: Repeated, *, by_number: bool) -> It
     if repeated.duplicates.rows:
         yield say(
             "duplicate_rows",
-            f"{{rows}} of {repeated.compared} repeat an earlier one{{among}} word for word.",
+            f"{{rows}} of {repeated.compared} the same as an earlier one{{among}}, word for word.",
             "Repeats weigh more in training; jobs leave them out with deduplicate: true.",
             repeated.duplicates,
         )
     if repeated.contested_prompts:
         yield say(
             "several_answers",
-            f"{{rows}}{{among}} share a prompt but not the answer ({_count(repeated.contested_prompts, 'prompt')}); "
+            f"{{rows}}{{among}} with a prompt that has other answers too ({_count(repeated.contested_prompts, 'prompt')}); "
             "the lines named have one prompt.",
             "The model learns a mixture; keep the best answer, unless variety is what you want.",
             repeated.contested,
@@ -109,14 +109,14 @@ def _about_repeats(census: Census, repeated: Repeated, *, by_number: bool) -> It
         length = census.answer_characters / census.rows
         yield say(
             "few_different_answers",
-            f"{{rows}}{{among}} have {_count(repeated.answers, 'different answer')}, of {length:.0f} characters on average.",
+            f"{{rows}}{{among}} with no more than {_count(repeated.answers, 'different answer')}, of {length:.0f} characters on average.",
             "Right for telling classes apart; a model that shall talk learns to say nothing else.",
             Group(rows=repeated.compared, first=repeated.shared.first),
         )
     elif repeated.shared_answers:
         yield say(
             "same_answer_to_many",
-            f"{{rows}}{{among}} have an answer that many prompts share ({_count(repeated.shared_answers, 'answer')}); "
+            f"{{rows}}{{among}} with an answer that many prompts share ({_count(repeated.shared_answers, 'answer')}); "
             f"that of the lines named answers {repeated.most_prompts} different prompts.",
             "The model will give it to other prompts too; remove most of these rows unless that is what you want.",
             repeated.shared,

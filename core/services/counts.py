@@ -108,7 +108,7 @@ def _findings(base: Base, counted: Counted) -> tuple[DatasetFinding, ...]:
             _warning(
                 "rows_over_context",
                 counted.over_context,
-                f"are longer than the {counted.context_length} tokens that {base.name} reads "
+                f"longer than the {counted.context_length} tokens that {base.name} reads "
                 f"(longest {counted.longest_row}).",
                 "Shorten them, or send overlong 'drop' or 'truncate' with the job.",
             )
@@ -118,7 +118,7 @@ def _findings(base: Base, counted: Counted) -> tuple[DatasetFinding, ...]:
             _warning(
                 "unfit_conversations",
                 counted.unfit,
-                f"can't be written as {base.name} reads conversations.",
+                f"that can't be written as {base.name} reads conversations.",
                 "After at most one system text, user and assistant take turns, the user first; an answer has weight 1.",
             )
         )

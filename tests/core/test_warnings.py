@@ -79,7 +79,7 @@ def test_a_warning_counts_every_row_once_and_names_the_first_lines() -> None:
 
     assert (warning.code, warning.count, warning.line) == ("control_token_in_text", 3000, 2)
     assert warning.lines == tuple(range(2, 2 + 3 * MAX_LINES, 3))
-    assert warning.message.startswith("3000 rows hold")
+    assert warning.message.startswith("3000 rows with")
 
 
 def test_oddities_in_any_turn_of_long_conversations_are_found() -> None:
@@ -166,4 +166,4 @@ def test_rows_beyond_those_compared_are_said_not_to_be(monkeypatch: pytest.Monke
 
     [warning] = found.findings
     assert (found.summary.rows, found.summary.compared_rows, found.summary.duplicates) == (5000, 2048, 2047)
-    assert "2047 rows of 2048 repeat an earlier one among the first 2048" in warning.message
+    assert "2047 rows of 2048 the same as an earlier one among the first 2048" in warning.message
