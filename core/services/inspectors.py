@@ -11,7 +11,7 @@ from core.errors import Finding
 from core.services.readers import Reader, Reading
 
 MEMORY_BYTES: Final = 2**30
-"""Address space of the process; reading 1 GB of tutorial-like rows took MEASURED MiB resident."""
+"""Address space of the process; reading 1 GB took 172 MiB resident of the tutorial's rows, and 238 MiB of rows of 47 bytes."""
 
 _READING: Final = Reading(
     module="core.services.inspection",
