@@ -1,24 +1,24 @@
-"""Imports: the converter as a child process (it needs torch, we do not), then the base's bytes and row.
+"""Imports: a conversion, then the base's bytes and row.
 
 Works on the stores directly, so it needs no running service; whoever may write there may import.
 """
 
 import contextlib
-import json
 import os
-import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli.places import ROOT, DataDir, secret_file
 from cli.processes import python
 from cli.screen import Refused
-from core import runtime, tether
+from cli.workshops import Order, Workshop
+from core import runtime
 from core.domain.bases import Base, check_name
 from core.runtime import Runtime
 from core.services import bases, keys
@@ -33,8 +33,26 @@ def opened(data: DataDir) -> Iterator[Runtime]:
         yield open_runtime
 
 
-def run(source: Path | str, *, name: str, data: DataDir, console: Console) -> Mapping[str, Any]:
-    """Convert a checkpoint, store its files and register it as a base.
+def run(
+    source: Path | str,
+    *,
+    name: str,
+    data: DataDir,
+    console: Console,
+    hub: str = "hf",
+    revision: str | None = None,
+) -> Mapping[str, Any]:
+    """Convert a checkpoint, store its files and register it as a base; the same files again change nothing.
+
+    Two imports of one name wait for each other. One that was killed or interrupted goes on when it is run again.
+
+    Args:
+        source: A folder, or a hub id.
+        name: Of the base.
+        data: Where stores are, and where the work is done.
+        console: Shows the bars.
+        hub: Where a hub id is looked up: hf or modelscope.
+        revision: A branch, tag or commit there; None is the default branch.
 
     Returns:
         What the converter said, with `id`.
@@ -45,16 +63,23 @@ def run(source: Path | str, *, name: str, data: DataDir, console: Console) -> Ma
     """
     # First of all, as the name becomes a folder's that is cleared.
     check_name(name)
-    target = data.bases / name
-    try:
-        result = _convert(source, target, name=name, console=console)
+    workshop = Workshop(data.bases, name)
+    with workshop.alone(console), tempfile.TemporaryDirectory(prefix="bluelora-") as aside:
         with opened(data) as open_runtime:
-            base = bases.register_folder(
-                target, imported=result, name=name, store=open_runtime.store, database=open_runtime.database
+            order = Order(
+                source=str(source),
+                hub=hub,
+                revision=revision,
+                registered=bases.fetch_record(
+                    name, Path(aside) / "base", store=open_runtime.store, database=open_runtime.database
+                ),
+                copies=1 + workshop.shares_disk_with(open_runtime.store.folder),
             )
+        result = workshop.convert(order, console=console)
+        with opened(data) as open_runtime:
+            base = _register(workshop, result, console=console, open_runtime=open_runtime)
             folder = bases.fetch(base, store=open_runtime.store, cache_dir=open_runtime.cache_dir)
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
+        workshop.clear()
     return {**result, "id": base.id, "path": str(folder)}
 
 
@@ -105,30 +130,20 @@ def make_admin_key(data: DataDir) -> str:
     return secret_file(data.admin_key_file, make=keys.new_secret())
 
 
-def _convert(source: Path | str, target: Path, *, name: str, console: Console) -> dict[str, Any]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        shutil.rmtree(target)  # of an import that was cut off before its base was registered
-    command = tether.command(python("core.ml.convert", str(source), str(target), "--name", name))
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    log = target.with_name(f".{name}.log")  # no base is called so
-    with (
-        log.open("ab") as errors,
-        subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=errors) as child,
-        Progress(*columns, console=console, transient=True) as bar,
-    ):
-        task = bar.add_task(f"importing {name}", total=None)
-        last: dict[str, Any] = {}
-        for line in child.stdout or ():
-            last = json.loads(line)
-            if "progress" in last:
-                bar.update(task, completed=last["progress"]["done_bytes"], total=last["progress"]["total_bytes"])
-    if "error" in last:
-        raise Refused(last["error"]["message"], problem=last["error"])
-    if child.returncode or "fingerprint" not in last:
-        raise Refused(f"The import of {source} broke off (exit code {child.returncode}); see {log}.")
-    return last
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"HF_HUB_DISABLE_TELEMETRY": "1"}
+def _register(workshop: Workshop, result: Mapping[str, Any], *, console: Console, open_runtime: Runtime) -> Base:
+    store, database = open_runtime.store, open_runtime.database
+    if result["path"] != str(workshop.folder):  # the converter found that the base is registered already
+        return bases.get(workshop.name, database=database)
+    with workshop.bar(console) as show:
+        base = bases.register_folder(
+            workshop.folder,
+            imported=result,
+            name=workshop.name,
+            store=store,
+            database=database,
+            stored=partial(show, "storing"),
+        )
+    # Moved, as a second copy would cost as much again; whoever has one there already keeps it.
+    with contextlib.suppress(OSError, bundles.BundleExists):
+        bundles.publish(workshop.folder, open_runtime.cache_dir / base.fingerprint)
+    return base

@@ -45,8 +45,10 @@ _ODD: Final[Mapping[str, _Words]] = {
 }
 
 
-def about_fields(formats: Mapping[str, Seen], empty_inputs: Seen, with_input: int) -> Iterable[DatasetFinding]:
-    """Write the warnings about rows' fields, from the formats with their rows, and from `input` fields.
+def about_fields(
+    formats: Mapping[str, Seen], empty_inputs: Seen, with_input: int, unread: Mapping[str, Seen]
+) -> Iterable[DatasetFinding]:
+    """Write the warnings about rows' fields: from the formats with their rows, `input` fields, and fields left unread.
 
     An `input` that is empty in all rows is the tutorial's shape, and no oddity.
     """
@@ -58,6 +60,13 @@ def about_fields(formats: Mapping[str, Seen], empty_inputs: Seen, with_input: in
             f"The file mixes formats: {named}; the lines named are the first of each but the first.",
             "All are read; is that what you meant?",
             Seen(sum(seen.rows for seen in rest), [seen.first[0] for seen in rest]),
+        )
+    if unread:
+        yield _told(
+            "unread_fields",
+            f"Nothing is made of {', '.join(sorted(unread))} ({{rows}} at most).",
+            "That is fine for notes about where a row is from; rename a field that should be trained on.",
+            max(unread.values(), key=lambda seen: seen.rows),
         )
     if 0 < empty_inputs.rows < with_input:
         yield _told(

@@ -48,11 +48,12 @@ class Lengths:
 class Summary:
     """What a look at every row found. Characters are Unicode code points.
 
-    `rows` counts the good ones; `format` is the rows' own (`alpaca`, `bluelm`, or `mixed`) and `formats` counts them;
-    `container` is the file's (`jsonl`, `json`); both are `unknown` when nothing could be read. `duplicates` are rows
-    that repeat an earlier one word for word, `prompts` are different ones, each looked for in the first
-    `compared_rows` rows. `scripts` are shares of all letters by Unicode script, an indication of the languages, no more.
-    `is_splittable` says whether `validation_ratio` can part the rows. `errors` and `warnings` count findings, of
+    `rows` counts the good ones; `format` is the rows' own (`alpaca`, `bluelm`, `openai`, `sharegpt`,
+    `prompt_completion`, or `mixed`) and `formats` counts them; `container` is the file's (`jsonl`, `json`, `csv`, `tsv`,
+    `parquet`), both are `unknown` when nothing could be read, and `compression` what it was packed with (`gzip`, `zstd`).
+    `duplicates` are rows that repeat an earlier one word for word, `prompts` are different ones, each looked for in the
+    first `compared_rows` rows. `scripts` are shares of all letters by Unicode script, an indication of the languages, no
+    more. `is_splittable` says whether `validation_ratio` can part the rows. `errors` and `warnings` count findings, of
     which at most MAX_FINDINGS are listed.
     """
 
@@ -65,6 +66,7 @@ class Summary:
     longest_row_characters: int
     duplicates: int
     columns: tuple[str, ...]
+    compression: str | None = None
     formats: Mapping[str, int] = field(default_factory=dict)
     lengths: Lengths | None = None
     prompts: int | None = None

@@ -10,7 +10,7 @@ from typing import Final
 
 from core.domain import cautions, containers, formats, reports, rows
 from core.domain.census import BATCH_ROWS, Census, Seen, Turns
-from core.domain.containers import RawRow
+from core.domain.containers import Raw, RawRow
 from core.domain.datasets import MAX_FINDINGS, MAX_LINES, DatasetFinding, Inspection, Summary
 from core.domain.faults import BadFile, BadRow
 from core.errors import Finding
@@ -18,6 +18,8 @@ from core.errors import Finding
 MAX_ERRORS: Final = 1000
 """Reading stops after this many faults: the file needs another export, not a longer list."""
 MAX_ROWS: Final = 20_000_000
+NUMBERED: Final = frozenset({"json", "parquet"})
+"""A JSON array may stand on one line, and Parquet has no lines, so that only the row's number helps."""
 
 # As most writers spell it, as compact ones do, and as anybody may. Inside a text the marks would be escaped.
 _EMPTY_INPUT: Final = b'"input": ""'
@@ -30,7 +32,7 @@ def inspect(chunks: Iterable[bytes]) -> Inspection:
     look = _Look()
     try:
         opened = containers.open_rows(chunks)
-        look.container = opened.container
+        look.container, look.compression = opened.container, opened.compression
         look.read(opened.rows)
     except BadFile as bad:
         look.fault(bad.finding)
@@ -42,6 +44,7 @@ class _Look:
 
     def __init__(self) -> None:
         self.container: containers.Container | None = None
+        self.compression: containers.Compression | None = None
         self._fields: dict[tuple[str, ...], Seen] = {}
         self._census = Census()
         self._empty_inputs = Seen()
@@ -74,7 +77,7 @@ class _Look:
                     self._fields.setdefault(fields, Seen(first=[(good, line)]))
                 batch.append(turns)
                 lines.append(line)
-                if _EMPTY_INPUT in raw or (b'""' in raw and _has_empty_input(raw)):
+                if _has_empty_input(raw):
                     empty += 1
                     if empty <= MAX_LINES:
                         self._empty_inputs.first.append((row - 1, line))
@@ -104,12 +107,13 @@ class _Look:
         repeated = census.repeats.compare()
         kinds = self._formats()
         warnings = [
-            *cautions.about_fields(kinds, self._empty_inputs, self._rows_with("input")),
-            *cautions.about_rows(census, repeated, by_number=self.container == "json"),
+            *cautions.about_fields(kinds, self._empty_inputs, self._rows_with("input"), self._unread()),
+            *cautions.about_rows(census, repeated, by_number=self.container in NUMBERED),
         ]
         summary = Summary(
             format=next(iter(kinds), "unknown") if len(kinds) < 2 else "mixed",
             container=self.container or "unknown",
+            compression=self.compression,
             formats={name: seen.rows for name, seen in kinds.items()},
             rows=census.rows,
             turns=census.turns,
@@ -139,12 +143,18 @@ class _Look:
         if rows:
             self._fields[fields].rows += rows
 
+    def _unread(self) -> dict[str, Seen]:
+        unread: dict[str, Seen] = {}
+        for fields, seen in self._fields.items():
+            for name in sorted(rows.unread(fields)):
+                unread.setdefault(name, Seen(first=seen.first)).rows += seen.rows
+        return unread
+
     def _rows_with(self, field: str) -> int:
         return sum(seen.rows for fields, seen in self._fields.items() if field in fields)
 
     def _refuse(self, row: int, line: int, bad: BadRow) -> None:
-        # A JSON array may stand on one line, where only the row's number helps.
-        where = f"Row {row}: " if self.container == "json" else ""
+        where = f"Row {row}: " if self.container in NUMBERED else ""
         for finding in bad.findings:
             self.fault(replace(finding, line=line, message=where + finding.message))
         if self._error_count >= MAX_ERRORS:
@@ -159,8 +169,12 @@ class _Look:
             )
 
 
-def _has_empty_input(raw: bytes) -> bool:
-    return _EMPTY_INPUT_COMPACT in raw or _EMPTY_INPUT_SPACED.search(raw) is not None
+def _has_empty_input(raw: Raw) -> bool:
+    if type(raw) is bytes:
+        if _EMPTY_INPUT in raw:
+            return True
+        return b'""' in raw and (_EMPTY_INPUT_COMPACT in raw or _EMPTY_INPUT_SPACED.search(raw) is not None)
+    return isinstance(raw, dict) and raw.get("input") == ""
 
 
 def _too_many_rows(line: int) -> Finding:

@@ -34,3 +34,10 @@ class Counted:
     lengths: Lengths
     over_context: Lines
     unfit: Lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a counting process has to say; nothing was counted where the base can't render conversations."""
+
+    counted: Counted | None

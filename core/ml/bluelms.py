@@ -14,7 +14,8 @@ import torch
 
 from core.domain.adapters import AdapterFile
 from core.domain.checkpoints import DamagedCheckpoint
-from core.ml import folding, layouts, records, tensorfiles, tokenizerfiles
+from core.ml import blocks, folding, layouts, records, tensorfiles, tokenizerfiles
+from core.ml.journals import Journal
 from core.ml.layouts import EMBEDDING, NORM_BIAS, NORM_WEIGHT, Layout
 from core.ml.progress import Tally
 from core.ml.records import Record
@@ -42,13 +43,17 @@ class Plan:
     work_bytes: int
     max_shard_bytes: int
 
-    def write(self, stage: Path, *, sources: tuple[AdapterFile, ...], tally: Tally) -> Record:
-        """Write the base's files into `stage` and verify them; import.json is left to the caller.
+    def made_from(self, sources: tuple[AdapterFile, ...]) -> Mapping[str, Any]:
+        """Name all that the bytes to be written depend on."""
+        return records.made_from(sources) | {"max_shard_bytes": self.max_shard_bytes}
+
+    def write(self, stage: Path, *, journal: Journal, sources: tuple[AdapterFile, ...], tally: Tally) -> Record:
+        """Write what the journal lacks of the base's files into `stage`, verify all; import.json is left to the caller.
 
         Raises:
             DamagedCheckpoint: A value is no number, or what was written is not what it should be.
         """
-        written = self._write_weights(stage, tally)
+        written = self._write_weights(stage, journal, tally)
         tokenizer = tokenizerfiles.write(stage, self.tokens, context=self.layout.context)
         for file, members in (("config.json", self._config()), ("generation_config.json", self._generation_config())):
             (stage / file).write_text(json.dumps(members, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -74,28 +79,28 @@ class Plan:
                 "every value finite",
                 "every folded row against torch's LayerNorm",
                 "every other tensor reloaded and equal to its source",
-                f"the tokenizer against SentencePiece on {tokenizerfiles.PROBES} texts and more",
+                f"the tokenizer against SentencePiece on every piece and {tokenizerfiles.PROBES} mixed texts",
             ),
             notes=tokenizer.notes,
             versions=records.versions(),
         )
 
-    def _write_weights(self, stage: Path, tally: Tally) -> tuple[AdapterFile, ...]:
+    def _write_weights(self, stage: Path, journal: Journal, tally: Tally) -> tuple[AdapterFile, ...]:
         shapes = self.layout.shapes(rows=self.rows)
         entries = [
             Entry(name=name, info=layouts.TensorInfo(shape, self.dtype), blocks=self._blocks(name))
             for name, shape in shapes.items()
         ]
-        return tensorfiles.write_all(stage, entries, max_bytes=self.max_shard_bytes, written=tally.add)
+        return tensorfiles.write_all(stage, entries, max_bytes=self.max_shard_bytes, journal=journal, written=tally.add)
 
     def _blocks(self, name: str) -> Callable[[], Iterator[torch.Tensor]]:
         def plain() -> Iterator[torch.Tensor]:
-            for block in torch.split(self.weights.get(name), folding.ROWS_AT_ONCE):
+            for block in blocks.split(self.weights.get(name)):
                 yield finite(name, block)
 
         def folded() -> Iterator[torch.Tensor]:
             weight_H, bias_H = self._norm()
-            for block_RH in torch.split(self.weights.get(name), folding.ROWS_AT_ONCE):
+            for block_RH in blocks.split(self.weights.get(name)):
                 yield finite(name, folding.fold(finite(name, block_RH), weight_H, bias_H, eps=self.layout.eps))
 
         return folded if name == EMBEDDING else plain
@@ -111,24 +116,22 @@ class Plan:
             The largest difference of a folded row from torch's LayerNorm, in units in the last place.
         """
         worst = 0.0
-        for file in written:
-            for name, tensor in tensorfiles.read(stage / file.name):
-                if name == EMBEDDING:
-                    worst = self._largest_difference(tensor)
-                elif not torch.equal(tensor, self.weights.get(name)):
-                    raise DamagedCheckpoint(f"{name} reads back otherwise than it was written; is the disk sound?")
-                tally.add(tensor.numel() * tensor.element_size())
+        weight_H, bias_H = self._norm()
+        for path in (stage / file.name for file in written):
+            for name in tensorfiles.names(path):
+                pairs = zip(tensorfiles.read(path, name), blocks.split(self.weights.get(name)), strict=True)
+                for new, old in pairs:
+                    if name == EMBEDDING:
+                        apart = folding.difference_ulp(new, old, weight_H, bias_H, eps=self.layout.eps)
+                        worst = max(worst, apart)
+                    elif not torch.equal(new, old):
+                        raise DamagedCheckpoint(f"{name} reads back otherwise than it was written; is the disk sound?")
+                    tally.add(new.numel() * new.element_size())
         if not worst <= MAX_ULP[self.dtype]:
             raise DamagedCheckpoint(
                 f"A folded embedding row differs from the LayerNorm by {worst:.1f} units; expected {MAX_ULP[self.dtype]}."
             )
         return worst
-
-    def _largest_difference(self, folded_RH: torch.Tensor) -> float:
-        weight_H, bias_H = self._norm()
-        tables = (folded_RH, self.weights.get(EMBEDDING))
-        blocks = zip(*(torch.split(table_RH, folding.ROWS_AT_ONCE) for table_RH in tables), strict=True)
-        return max(folding.difference_ulp(new, old, weight_H, bias_H, eps=self.layout.eps) for new, old in blocks)
 
     def _config(self) -> Mapping[str, Any]:
         layout, ids = self.layout, self.tokens.pieces.ids

@@ -6,7 +6,7 @@ The fingerprint is over the files that define the model, never over import.json,
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.domain.adapters import AdapterFile
 from core.domain.bases import BaseConflict
-from core.domain.checkpoints import DamagedCheckpoint
 from core.ml.sources import chunks
 
 FILE: Final = "import.json"
@@ -25,10 +24,20 @@ LIBRARIES: Final = ("torch", "safetensors", "tokenizers", "sentencepiece")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A hub's repository; `content` is a hash over the names, sizes and hashes of the files that were read."""
+
+    hub: str
+    id: str
+    revision: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """The content of import.json. Sizes in bytes; `rows` of the embedding; `max_ulp` of the folded table.
 
-    `sources` are the files read, `files` the files written except import.json itself.
+    `sources` are the files read, `files` the files written except import.json itself; `origin` is None for a folder.
     """
 
     converter: int
@@ -46,11 +55,12 @@ class Record:
     checks: tuple[str, ...]
     notes: tuple[str, ...]
     versions: Mapping[str, str]
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A base that lies complete in `path`; `reused` says that it already did."""
+    """A base that lies complete in `path`, or is registered (then nothing is there); `reused` says that it was."""
 
     name: str
     path: Path
@@ -71,7 +81,10 @@ class Imported:
             "bytes": sum(file.bytes for file in self.files),
             "files": [asdict(file) for file in self.files],
             "already_llama": record.already_llama,
+            "dtype": record.dtype,
+            "rows": record.rows,
             "max_ulp": record.max_ulp,
+            "checks": list(record.checks),
             "notes": list(record.notes),
             "reused": self.reused,
         }
@@ -86,6 +99,11 @@ def fingerprint(files: Iterable[AdapterFile]) -> str:
 def versions() -> dict[str, str]:
     """Name the libraries that an import depends on."""
     return {library: version(library) for library in LIBRARIES}
+
+
+def made_from(sources: Iterable[AdapterFile]) -> dict[str, Any]:
+    """Name the sources and the code of an import; the same gives the same bytes."""
+    return {"converter": CONVERTER, "versions": versions(), "sources": [asdict(file) for file in sources]}
 
 
 def hashed(path: Path) -> AdapterFile:
@@ -111,19 +129,53 @@ def read(folder: Path) -> Record | None:
         return None
 
 
-def earlier(target: Path, *, name: str, sources: tuple[AdapterFile, ...]) -> Imported | None:
-    """Find the import that this one would repeat; None where nothing is there yet.
+def registered(
+    folder: Path, *, name: str, sources: tuple[AdapterFile, ...] | None = None, origin: Origin | None = None
+) -> Imported | None:
+    """Hold the import of a registered base, whose import.json lies in `folder`, against what is asked for now.
+
+    Args:
+        folder: Holds import.json alone.
+        name: Of the base.
+        sources: The files that would be read; None while they are not here yet.
+        origin: The repository that they would come from.
+
+    Returns:
+        The base, if it came from the same files; None if that can't be told yet.
 
     Raises:
-        BaseConflict: Something else is there.
-        DamagedCheckpoint: The files there are no longer those that were written.
+        BaseConflict: It came from others, or from another version of the importer.
+    """
+    record = read(folder)
+    if record is not None and record.converter == CONVERTER:
+        if origin is not None and record.origin is not None and record.origin.content == origin.content:
+            return Imported(name=name, path=folder, record=record, files=_complete(folder, record.files), reused=True)
+        if sources == record.sources:
+            return Imported(name=name, path=folder, record=record, files=_complete(folder, record.files), reused=True)
+    if sources is None:
+        return None
+    raise BaseConflict(
+        f"There is a base {name!r}, imported from other files or by another version; choose another name, as bases never "
+        "change."
+    )
+
+
+def earlier(target: Path, *, name: str, sources: tuple[AdapterFile, ...]) -> Imported | None:
+    """Find what an import that was cut off before its end left complete in `target`; None where there is none.
+
+    Raises:
+        BaseConflict: A folder is there that no import made.
     """
     if not target.exists():
         return None
     record = read(target)
-    if record is None or record.converter != CONVERTER or record.sources != sources:
-        raise BaseConflict(f"{target.name!r} is there already and came from other files; choose another name.")
+    if record is None:
+        raise BaseConflict(f"{target.name!r} is there already and no import made it; choose another name.")
     files = tuple(hashed(target / file.name) for file in record.files if (target / file.name).is_file())
-    if files != record.files:
-        raise DamagedCheckpoint(f"The files of {target.name!r} have changed since its import; remove it, import again.")
-    return Imported(name=name, path=target, record=replace(record), files=(*files, hashed(target / FILE)), reused=True)
+    if record.converter != CONVERTER or record.sources != sources or files != record.files:
+        return None
+    return Imported(name=name, path=target, record=record, files=_complete(target, files), reused=True)
+
+
+def _complete(folder: Path, files: tuple[AdapterFile, ...]) -> tuple[AdapterFile, ...]:
+    return (*files, hashed(folder / FILE))

@@ -1,13 +1,13 @@
 """Tensors of a folder, one shard open at a time: torch's .bin archives and safetensors.
 
-A .bin is a pickle in a zip. Only archives that unpack to their own size are opened, and only with torch's
-`weights_only` reader, which runs nothing. Knows no layout.
+A .bin is a pickle in a zip. Only archives that unpack to their own size and whose pickle names tensors alone are opened,
+and only with torch's `weights_only` reader. Knows no layout.
 """
 
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from core.domain.checkpoints import DamagedCheckpoint, UnsafeCheckpoint
+from core.ml import pickles
 from core.ml.layouts import TensorInfo, is_rotary_buffer
 from core.ml.sources import CHUNK_BYTES, Source
 
 INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES: Final = ("model.safetensors", "pytorch_model.bin")
 MAX_PICKLE_BYTES: Final = 64 * 2**20
+RECORD_OVERHEAD_BYTES: Final = 1024
+LOCAL_HEADER_BYTES: Final = 30
 # What a hostile or torn pickle can make torch's reader raise, as measured by flipping and cutting bytes.
 READER_ERRORS: Final = (
     pickle.UnpicklingError,
@@ -152,7 +155,7 @@ def _read(path: Path, file: str) -> Mapping[str, torch.Tensor]:
             return dict(load_file(path))
         except (SafetensorError, *READER_ERRORS) as error:
             raise DamagedCheckpoint(f"{file} is cut off or no safetensors file; download it again.") from error
-    _check_archive(path)
+    sizes = _check_archive(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -166,24 +169,55 @@ def _read(path: Path, file: str) -> Mapping[str, torch.Tensor]:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in loaded.items()
     ):
         raise UnsafeCheckpoint(f"{file} holds other things than named tensors.")
+    # torch maps what a pickle declares, without a look at how long the record is.
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _dense(loaded)}
+    if [size for _, size in sorted(storages.items()) if size] != sizes:
+        raise DamagedCheckpoint(f"{file} is cut off or damaged: its tensors and its records differ; download it again.")
     return loaded
 
 
-def _check_archive(path: Path) -> None:
-    """See that a .bin is a zip whose records are stored as they are, so that none can unpack to more than it is."""
+def _dense(tensors: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    yield from (tensor for tensor in tensors.values() if tensor.layout == torch.strided)
+
+
+def _check_archive(path: Path) -> list[int]:
+    """See that a .bin is a zip whose records are stored as they are, one after the other, and its pickle harmless.
+
+    Returns:
+        The bytes of each record of tensor values that has any, in the file's order.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
+            _check_records(path, records)
+            for record in records:
+                if record.filename.endswith(".pkl"):
+                    pickles.check(archive.read(record), file=path.name)
+            in_order = sorted(records, key=lambda record: record.header_offset)
+            return [record.file_size for record in in_order if "/data/" in record.filename and record.file_size]
     except ARCHIVE_ERRORS as error:
         raise DamagedCheckpoint(
             f"{path.name} is cut off, or was saved by torch before 1.6; download it again, or save it anew."
         ) from error
-    names = [record.filename for record in records]
+
+
+def _check_records(path: Path, records: list[zipfile.ZipInfo]) -> None:
     if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
         raise UnsafeCheckpoint(f"{path.name} is a compressed or encrypted archive, which torch.save never writes.")
-    if len(set(names)) != len(names) or sum(record.file_size for record in records) > path.stat().st_size:
+    names = [record.filename for record in records]
+    if odd := [name for name in names if name.startswith("/") or ".." in name.split("/")]:
+        raise UnsafeCheckpoint(f"{path.name} has a record named {odd[0][:100]!r}, which torch.save never writes.")
+    end = 0
+    for record in sorted(records, key=lambda record: record.header_offset):
+        if record.header_offset < end:
+            raise UnsafeCheckpoint(f"{path.name} lists records that overlap.")
+        end = record.header_offset + LOCAL_HEADER_BYTES + len(record.filename.encode()) + record.file_size
+    size = path.stat().st_size
+    if len(set(names)) != len(names) or end > size:
         raise UnsafeCheckpoint(f"{path.name} lists records that overlap.")
-    if any(record.filename.endswith("data.pkl") and record.file_size > MAX_PICKLE_BYTES for record in records):
+    if size > sum(record.file_size for record in records) + (len(records) + 64) * RECORD_OVERHEAD_BYTES:
+        raise UnsafeCheckpoint(f"{path.name} has bytes that belong to none of its records.")
+    if any(record.filename.endswith(".pkl") and record.file_size > MAX_PICKLE_BYTES for record in records):
         raise UnsafeCheckpoint(f"{path.name} has a pickle of over {MAX_PICKLE_BYTES >> 20} MiB beside its tensors.")
 
 

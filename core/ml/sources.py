@@ -17,6 +17,7 @@ from core.domain.checkpoints import CheckpointNotFound, DamagedCheckpoint, Unsaf
 CHUNK_BYTES: Final = 4 * 2**20
 MAX_TEXT_BYTES: Final = 64 * 2**20
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
+SHARED_BLOBS_MARKER: Final = ".huggingface-shared-blobs"
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
@@ -55,7 +56,7 @@ class Source:
             status = real.stat()
         except (OSError, RuntimeError) as error:
             raise DamagedCheckpoint(f"{name} is missing or can't be read; download it again.") from error
-        if not real.is_relative_to(self.folder):
+        if not real.is_relative_to(self.folder) and not self._is_cached(real):
             raise UnsafeCheckpoint(f"{name} is a link out of the folder; copy the file itself into it (cp -L).")
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeCheckpoint(f"{name} is no plain file.")
@@ -63,6 +64,20 @@ class Source:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise DamagedCheckpoint(f"{name} is a git-lfs pointer, not the file; run `git lfs pull` first.")
         return path
+
+    def _is_cached(self, real: Path) -> bool:
+        """Say whether a file is a blob of the Hugging Face cache that this folder is a snapshot of.
+
+        Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache, and huggingface_hub 2.4, where a
+        repository's blobs may be links into the cache's own (utils/_shared_blobs.py).
+        """
+        repository = self.folder.parent.parent
+        if self.folder.parent.name != "snapshots" or not repository.name.startswith("models--"):
+            return False
+        shared = repository.parent / "blobs"
+        return real.parent == repository / "blobs" or (
+            real.parent.parent == shared and (shared / SHARED_BLOBS_MARKER).is_file()
+        )
 
     def size(self, name: str) -> int:
         """Count a file's bytes."""
@@ -74,11 +89,19 @@ class Source:
         Raises:
             DamagedCheckpoint: Beyond `path`'s causes: it is over 64 MiB.
         """
+        with _opened(self.small(name), name) as file:
+            return file.read()
+
+    def small(self, name: str) -> Path:
+        """Find the path of a file that is to be read whole.
+
+        Raises:
+            DamagedCheckpoint: Beyond `path`'s causes: it is over 64 MiB.
+        """
         path = self.path(name)
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise DamagedCheckpoint(f"{name} has over {MAX_TEXT_BYTES >> 20} MiB, too many for what it should hold.")
-        with _opened(path, name) as file:
-            return file.read()
+        return path
 
     def text(self, name: str) -> str:
         """Read a small UTF-8 file."""
@@ -115,8 +138,17 @@ class Source:
         return digest.hexdigest()
 
     def _known_hashes(self) -> Mapping[str, str]:
-        """Collect hashes that came along: a SHA256SUMS file, and what huggingface_hub notes of its downloads."""
-        known: dict[str, str] = {}
+        """Collect hashes that came along: a SHA256SUMS file, and what huggingface_hub notes of its downloads.
+
+        In its cache a large file's blob is called by its sha256.
+        """
+        links = [path for path in self.folder.iterdir() if path.is_symlink()]
+        blobs = {path.name: path.readlink() for path in links}
+        known = {
+            name: blob.name
+            for name, blob in blobs.items()
+            if blob.parent.name == "blobs" and SHA256.fullmatch(blob.name)
+        }
         for metadata in sorted(self.folder.glob(".cache/huggingface/download/*.metadata")):
             lines = metadata.read_text(encoding="utf-8", errors="replace").splitlines()
             if len(lines) > 1 and SHA256.fullmatch(lines[1]):

@@ -20,6 +20,12 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def present_bytes(target: Path) -> int:
+    """Count what of a base lies there already, finished or staged."""
+    folders = (target, _stage(target))
+    return sum(path.stat().st_size for folder in folders if folder.is_dir() for path in folder.iterdir())
+
+
 def check_room(target: Path, needed: int, *, free: Callable[[Path], int]) -> None:
     """See that a folder of `needed` bytes will fit, before its first byte is written.
 
@@ -37,23 +43,22 @@ def check_room(target: Path, needed: int, *, free: Callable[[Path], int]) -> Non
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Lend an empty folder that becomes `target` when the block ends well, and is removed when it does not.
+    """Lend a folder that becomes `target` when the block ends well, and is removed when it raises an error.
 
-    What a killed process left is removed by the next; a lock keeps two from writing at once.
+    What a killed or interrupted process left in it is still there for the next; a lock keeps two from writing at once.
 
     Raises:
         BaseConflict: Another process writes the same target, or it came into being meanwhile.
         NoRoomForBase: The disk filled up.
     """
-    folder = target.parent / f".{target.name}.importing"
+    folder = _stage(target)
     with _locked(folder):
-        _empty(folder)
         try:
             yield folder
             for entry in (*folder.iterdir(), folder):
                 _sync(entry)
             _rename(folder, target)
-        except BaseException as error:
+        except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
             if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise NoRoomForBase(
@@ -61,6 +66,10 @@ def staged(target: Path) -> Iterator[Path]:
                 ) from error
             raise
         _sync(target.parent)
+
+
+def _stage(target: Path) -> Path:
+    return target.parent / f".{target.name}.importing"
 
 
 @contextmanager
@@ -83,11 +92,6 @@ def _lock(descriptor: int, folder: Path) -> None:
     # Another may have renamed the folder away between our mkdir and our lock.
     if not folder.exists() or folder.stat().st_ino != os.fstat(descriptor).st_ino:
         raise running
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def _rename(folder: Path, target: Path) -> None:

@@ -15,6 +15,8 @@ import torch
 from safetensors import safe_open
 
 from core.domain.adapters import AdapterFile
+from core.ml import blocks
+from core.ml.journals import Journal
 from core.ml.layouts import TensorInfo
 
 INDEX: Final = "model.safetensors.index.json"
@@ -44,17 +46,17 @@ def plan(entries: Sequence[Entry], *, max_bytes: int) -> list[list[Entry]]:
 
 
 def write_all(
-    folder: Path, entries: Sequence[Entry], *, max_bytes: int, written: Callable[[int], None]
+    folder: Path, entries: Sequence[Entry], *, max_bytes: int, journal: Journal, written: Callable[[int], None]
 ) -> tuple[AdapterFile, ...]:
-    """Write model.safetensors, or numbered shards and their index, and return what was written."""
+    """Write model.safetensors, or numbered shards and their index, and return them; those in the journal are there."""
     parts = plan(entries, max_bytes=max_bytes)
     if len(parts) == 1:
-        return (write(folder / "model.safetensors", parts[0], written=written),)
+        return (_write_once(folder / "model.safetensors", parts[0], journal=journal, written=written),)
     files: list[AdapterFile] = []
     weight_map: dict[str, str] = {}
     for place, part in enumerate(parts, start=1):
         name = f"model-{place:05d}-of-{len(parts):05d}.safetensors"
-        files.append(write(folder / name, part, written=written))
+        files.append(_write_once(folder / name, part, journal=journal, written=written))
         weight_map |= {entry.name: name for entry in part}
     index = {
         "metadata": {"total_size": sum(entry.info.bytes for entry in entries)},
@@ -86,15 +88,32 @@ def write(path: Path, entries: Sequence[Entry], *, written: Callable[[int], None
     return AdapterFile(name=path.name, sha256=digest.hexdigest(), bytes=size)
 
 
-def read(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of a file one by one, mapped anew each, so that pages read before are let go; other files: none."""
+def names(path: Path) -> list[str]:
+    """List the tensors of a file, as the library reads it; other files than safetensors have none."""
     if path.suffix != ".safetensors":
-        return
+        return []
     with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-    for name in names:
+        return list(file.keys())
+
+
+def read(path: Path, name: str) -> Iterator[torch.Tensor]:
+    """Yield a tensor's rows in blocks; the file is mapped anew for each, so that pages read before are let go."""
+    with safe_open(path, framework="pt") as file:
+        shape = file.get_slice(name).get_shape()
+    for start, end in blocks.ranges(shape):
         with safe_open(path, framework="pt") as file:
-            yield name, file.get_tensor(name)
+            yield file.get_slice(name)[start:end]
+
+
+def _write_once(
+    path: Path, entries: Sequence[Entry], *, journal: Journal, written: Callable[[int], None]
+) -> AdapterFile:
+    if (finished := journal.finished(path.name)) is not None:
+        written(sum(entry.info.bytes for entry in entries))
+        return finished
+    file = write(path, entries, written=written)
+    journal.add(file)
+    return file
 
 
 def _header(entries: Sequence[Entry]) -> bytes:

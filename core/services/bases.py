@@ -1,7 +1,8 @@
 """Bases: register what an import made, find one, bring its files here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from core.db.clocks import wall
 from core.db.transactions import Database, Transaction, snapshot, transaction
@@ -11,6 +12,8 @@ from core.domain.bases import Base, BaseConflict, BaseNotFound, ImportedBase, ch
 from core.domain.pages import Filters, InvalidFilter, Page, cursor
 from core.storage import bundles
 from core.storage.objects import Store
+
+IMPORT_RECORD: Final = "import.json"
 
 
 def register(
@@ -53,8 +56,7 @@ def register(
         created_at=wall(),
     )
     with transaction(database) as tx:
-        if tx.adapters.named(name.lower()) or tx.jobs.named(name.lower()):
-            raise NameTaken(f"An adapter is called {name!r}; give the base another name.", param="name")
+        _check_free(tx, name)
         tx.bases.add(base)
         found = tx.bases.get(name)
     if found is None or found.fingerprint != fingerprint:
@@ -66,7 +68,13 @@ def register(
 
 
 def register_folder(
-    folder: Path, *, imported: Mapping[str, object], name: str, store: Store, database: Database
+    folder: Path,
+    *,
+    imported: Mapping[str, object],
+    name: str,
+    store: Store,
+    database: Database,
+    stored: Callable[[int, int], None] | None = None,
 ) -> Base:
     """Store a converted checkpoint's files, then make the base known; cut off in between, it is simply done again.
 
@@ -76,6 +84,7 @@ def register_folder(
         name: As jobs will name it.
         store: Where the bytes go.
         database: Where the row goes.
+        stored: Told of the bytes that are in the store, and of all.
 
     Raises:
         InvalidBaseName, BaseConflict, NameTaken: See `register`.
@@ -85,13 +94,28 @@ def register_folder(
     facts = ImportedBase.model_validate(dict(imported))
     return register(
         name=name,
-        files=bundles.upload(folder, store),
+        files=bundles.upload(folder, store, stored=stored),
         fingerprint=facts.fingerprint,
         template_hash=facts.template_hash,
         context_length=facts.context_length,
         parameters=facts.parameters,
         database=database,
     )
+
+
+def fetch_record(name: str, folder: Path, *, store: Store, database: Database) -> Path | None:
+    """Bring the import.json of the base of this name into a new folder; None where there is no base, or no such file.
+
+    Raises:
+        NameTaken: An adapter is called so.
+        BrokenBundle, Unavailable: As in `fetch`.
+    """
+    with snapshot(database) as tx:
+        base = tx.bases.get(name)
+        if base is None:
+            _check_free(tx, name)
+    files = [file for file in base.files if file.name == IMPORT_RECORD] if base else []
+    return bundles.fetch(files, folder, store) if files else None
 
 
 def fetch(base: Base, *, store: Store, cache_dir: Path) -> Path:
@@ -152,7 +176,12 @@ def everything(*, database: Database) -> tuple[Base, ...]:
         return tx.bases.first(None)
 
 
-def choose(tx: Transaction, named: str | None, *, default: str | None) -> Base:
+def _check_free(tx: Transaction, name: str) -> None:
+    if tx.adapters.named(name.lower()) or tx.jobs.named(name.lower()):
+        raise NameTaken(f"An adapter is called {name!r}; give the base another name.", param="name")
+
+
+def choose(tx: Transaction, named: str | None, *, default: str | None, param: str = "base_model") -> Base:
     """Find the named base, else the default one, else the only one.
 
     Raises:
@@ -168,5 +197,5 @@ def choose(tx: Transaction, named: str | None, *, default: str | None) -> Base:
         return some[0]
     names = ", ".join(base.name for base in some) or "none yet; `bluelora import` makes one"
     if wanted is None:
-        raise BaseNotFound(f"Name a base: {names}.", param="base_model")
-    raise BaseNotFound(f"There is no base {wanted[:100]!r}; there are: {names}.", param="base_model")
+        raise BaseNotFound(f"Name a base: {names}.", param=param)
+    raise BaseNotFound(f"There is no base {wanted[:100]!r}; there are: {names}.", param=param)

@@ -13,18 +13,21 @@ from pydantic import TypeAdapter
 from core.db.transactions import Database, snapshot, transaction
 from core.domain.bases import Base, BaseNotFound
 from core.domain.datasets import Dataset, DatasetFinding, TokenCounts
-from core.domain.tokens import Counted, Lines
+from core.domain.tokens import Counted, Lines, Report
 from core.services import bases, leased
+from core.services.inspectors import DATASETS, InspectionFailed, Inspector, Program
 from core.services.leased import Desk
-from core.services.readers import Reader, ReaderFailed, Reading
 from core.services.renderers import Renderers
 from core.storage.objects import ObjectMissing, Store
 
 TRIES: Final = 2
 log: Final = logging.getLogger("core.counts")
-_READING: Final[Reading[Counted | None]] = Reading(
+COUNTS: Final[Program[Report]] = Program(
     module="core.services.counting",
-    report=TypeAdapter(Counted | None),
+    outcome=TypeAdapter(Report),
+    too_slow=Report(counted=None),
+    most_bytes=DATASETS.most_bytes,
+    copies=True,
     memory_bytes=2**31,
     slowest_bytes_per_second=2**17,
 )
@@ -73,16 +76,17 @@ def _base(database: Database, default: str | None) -> Base | None:
 def _outcome(dataset: Dataset, base: Base, renderers: Renderers, desk: Desk) -> Counted | None:
     try:
         return asyncio.run(_counted(dataset, renderers.folder(base), desk))
-    except (ObjectMissing, ReaderFailed) as problem:
+    except (ObjectMissing, InspectionFailed) as problem:
         log.warning("the tokens of %s can't be counted for %s: %s", dataset.id, base.name, problem.code)
         return None
 
 
 async def _counted(dataset: Dataset, folder: Path, desk: Desk, *, tries: int = TRIES) -> Counted | None:
     try:
-        async with Reader.started(_READING, str(folder), limit_bytes=dataset.bytes) as reader:
-            return await leased.read(dataset, reader, desk)
-    except ReaderFailed:
+        async with Inspector.started(COUNTS, limit_bytes=dataset.bytes) as reader:
+            report = await leased.read(dataset, reader, desk, first=f"{folder}\n".encode())
+            return report.counted
+    except InspectionFailed:
         if tries == 1:
             raise
     return await _counted(dataset, folder, desk, tries=tries - 1)

@@ -216,7 +216,7 @@ def _registered(tx: Transaction, offer: _Offer) -> Registered:
     if earlier is not None:
         dataset = tx.datasets.made(json.loads(earlier.response)["id"])
         return Registered(dataset=dataset, answer=earlier, created=earlier.status != FOUND, replayed=True)
-    tx.datasets.lock_names(project_id)
+    tx.projects.lock_names(project_id)
     tx.datasets.lock_bytes(received.sha256)
     there = tx.datasets.same(offer.arrived.name, received.sha256, project_id=project_id)
     dataset = there or tx.datasets.add(_row(offer, object_key=tx.datasets.object_of(received.sha256) or received.key))

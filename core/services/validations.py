@@ -7,9 +7,9 @@ from core.db.transactions import Database, transaction
 from core.domain import reports
 from core.domain.datasets import Dataset, Inspection
 from core.errors import Finding
-from core.services import inspectors, leased
-from core.services.leased import Desk
-from core.services.readers import ReaderFailed
+from core.services import leased
+from core.services.inspectors import DATASETS, InspectionFailed, Inspector
+from core.services.leased import Desk, Gone
 from core.storage.objects import ObjectMissing, Store
 
 TRIES: Final = 2
@@ -33,7 +33,7 @@ def finish_pending(*, store: Store, database: Database, lease_s: float) -> int:
             return finished
         try:
             outcome = asyncio.run(_inspected(pending, desk))
-        except leased.Gone:
+        except Gone:
             continue
         with transaction(database) as tx:
             tx.datasets.lock_bytes(pending.sha256)
@@ -51,7 +51,7 @@ async def _inspected(dataset: Dataset, desk: Desk) -> Inspection:
             return reports.refused(
                 Finding(code="bytes_missing", message="The stored bytes are lost.", hint="Upload the file again.")
             )
-        except ReaderFailed:
+        except InspectionFailed:
             continue
     return reports.refused(
         Finding(
@@ -63,5 +63,5 @@ async def _inspected(dataset: Dataset, desk: Desk) -> Inspection:
 
 
 async def _inspected_once(dataset: Dataset, desk: Desk) -> Inspection:
-    async with inspectors.started(limit_bytes=dataset.bytes) as inspector:
+    async with Inspector.started(DATASETS, limit_bytes=dataset.bytes) as inspector:
         return await leased.read(dataset, inspector, desk)

@@ -10,7 +10,7 @@ from typing import Any, Self
 from tokenizers import Tokenizer
 
 from core.domain.checkpoints import DamagedCheckpoint, UnsupportedCheckpoint
-from core.text import markers, segments
+from core.text import bounds, markers, segments
 from core.text.templates import ChatTemplate
 
 
@@ -43,18 +43,21 @@ class Folder:
         text = _text(base_dir / "tokenizer.json")
         tokenizer_config = _members(base_dir / "tokenizer_config.json", required=False)
         template_file = base_dir / "chat_template.jinja"
-        template = _text(template_file) if template_file.exists() else tokenizer_config.get("chat_template")
+        template = _text(template_file) if template_file.exists() else _default(tokenizer_config.get("chat_template"))
         try:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception for every fault of the file
             raise DamagedCheckpoint(f"tokenizer.json can't be read: {error}") from error
+        # Whoever saved the file in the middle of a training leaves that one's lengths in it.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         return cls(
             tokenizer=tokenizer,
             tokenizer_json=_members(base_dir / "tokenizer.json"),
             tokenizer_config=tokenizer_config,
-            config=_members(base_dir / "config.json"),
+            config=config(base_dir),
             generation_config=_members(base_dir / "generation_config.json", required=False),
-            template=template if isinstance(template, str) else None,
+            template=template,
         )
 
     def chat(self, base_dir: Path) -> BlueLMChat | ChatTemplate | None:
@@ -63,11 +66,15 @@ class Folder:
             return None
         if self.template.startswith("{#- bluelm-chat/") and self.template != markers.TEMPLATE:
             raise UnsupportedCheckpoint("chat_template.jinja is another version's; import the base again.")
-        marks = markers.marks(self.tokenizer)
+        marks, bound = markers.marks(self.tokenizer), bounds.bound(self.tokenizer_json)
         if marks is not None and self.template == markers.TEMPLATE:
-            return BlueLMChat(marks=marks, segments=segments.load(base_dir, self.tokenizer))
+            return BlueLMChat(marks=marks, segments=segments.load(base_dir, self.tokenizer, bound))
         return ChatTemplate(
-            source=self.template, tokens=self._named_tokens(), tokenizer=self.tokenizer, end_ids=self.eos_ids()
+            source=self.template,
+            tokens=self._named_tokens(),
+            tokenizer=self.tokenizer,
+            bound=bound,
+            end_ids=self.eos_ids(),
         )
 
     def template_hash(self, *, bluelm: bool) -> str:
@@ -117,6 +124,23 @@ class Folder:
         return named
 
 
+def config(base_dir: Path) -> Mapping[str, Any]:
+    """Parse config.json alone.
+
+    Raises:
+        DamagedCheckpoint: It is missing or is not what its name says.
+    """
+    return _members(base_dir / "config.json")
+
+
+def _default(template: object) -> str | None:
+    """Pick the template that transformers applies when nobody names one: the only one, or that called `default`."""
+    if isinstance(template, list):
+        named = (entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default")
+        template = next(named, {}).get("template")
+    return template if isinstance(template, str) else None
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -131,7 +155,7 @@ def _members(path: Path, *, required: bool = True) -> Mapping[str, Any]:
         return {}
     try:
         parsed = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path.name} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise DamagedCheckpoint(f"{path.name} holds no JSON object.")

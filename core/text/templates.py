@@ -8,7 +8,7 @@ token and is refused.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
@@ -17,8 +17,20 @@ from tokenizers import Tokenizer
 
 from core.domain.datasets import Turn
 from core.domain.generation import InvalidMessages
+from core.text.bounds import Bound
 from core.text.dialogues import Dialogue
 from core.text.examples import IGNORED
+
+FAULTS: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the code of a template can run into, as any code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +40,7 @@ class ChatTemplate:
     source: str
     tokens: Mapping[str, str]
     tokenizer: Tokenizer
+    bound: Bound
     end_ids: frozenset[int]
 
     def prompt(self, dialogue: Dialogue) -> list[int]:
@@ -38,6 +51,10 @@ class ChatTemplate:
         """
         messages = self._messages(dialogue)
         return list(self.tokenizer.encode(self._text(messages, open_answer=True), add_special_tokens=False).ids)
+
+    def fewest(self, dialogue: Dialogue) -> int:
+        """Give a number of ids that the prompt has at least, without making them; raises as `prompt` does."""
+        return self.bound.fewest(self._text(self._messages(dialogue), open_answer=True))
 
     def render(self, dialogue: Dialogue) -> tuple[list[int], list[int]]:
         """Write a finished dialogue as ids and labels; an answer's label run ends with its end token.
@@ -97,6 +114,10 @@ class ChatTemplate:
             return template.render(messages=messages, add_generation_prompt=open_answer, **self.tokens)
         except TemplateError as error:
             raise InvalidMessages(f"The base's chat template refuses these messages: {error.message}") from error
+        except FAULTS as error:
+            raise InvalidMessages(
+                f"The base's chat template fails on these messages with {type(error).__name__}."
+            ) from error
 
 
 def environment() -> ImmutableSandboxedEnvironment:

@@ -12,34 +12,21 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core.domain.bases import BaseConflict
-from core.domain.checkpoints import DamagedCheckpoint
 from core.ml import folding, probes, staging
-from core.ml.convert import convert, main
+from core.ml.convert import convert
+from core.ml.importing import main
 from core.ml.records import Imported
 from core.text import markers
 from core.text.chat import Renderer
-from tests.support import bluelm, oracle
+from tests.support import bluelm
+
+
+def ignored(done: int, total: int) -> None:
+    """Nobody watches."""
 
 
 def imported(source: Path, target: Path, *, max_shard_bytes: int = 2**30) -> Imported:
-    return convert(source, target, name="tiny", progress=lambda done, total: None, max_shard_bytes=max_shard_bytes)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_logits_are_the_oracles(tmp_path: Path, seed: int) -> None:
-    heads = 1 + seed % 4
-    shape = bluelm.Shape(
-        hidden=16 * heads, heads=heads, intermediate=24 + 8 * seed, layers=1 + seed % 3, spare_rows=seed
-    )
-    source = bluelm.write(tmp_path / "source", shape=shape, seed=seed, dtype=torch.float32, shards=1 + seed)
-    base = imported(source, tmp_path / "base", max_shard_bytes=50_000)
-    config = json.loads((source / "config.json").read_text())
-    weights = bluelm.tensors(shape, rows=config["vocab_size"], seed=seed, dtype=torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
-    ids = torch.randint(0, config["vocab_size"], (40,), generator=torch.Generator().manual_seed(seed)).tolist()
-    with torch.no_grad():
-        found = model(torch.tensor([ids])).logits[0]
-    assert (found - oracle.logits(weights, config, ids)).abs().max() <= 1e-5
+    return convert(source, target, name="tiny", progress=ignored, max_shard_bytes=max_shard_bytes)
 
 
 def test_bf16_rows_differ_by_at_most_one_unit_and_the_pad_row_is_the_bias(tmp_path: Path) -> None:
@@ -107,7 +94,7 @@ def test_bin_single_bin_and_safetensors_give_the_same_fingerprint(tmp_path: Path
     assert len(found) == 1
 
 
-def test_a_second_import_is_a_no_op_and_another_source_a_conflict(tmp_path: Path) -> None:
+def test_a_second_import_is_a_no_op(tmp_path: Path) -> None:
     source = bluelm.write(tmp_path / "source")
     first = imported(source, tmp_path / "base")
     before = {p.name: p.stat().st_mtime_ns for p in first.path.iterdir()}
@@ -115,40 +102,40 @@ def test_a_second_import_is_a_no_op_and_another_source_a_conflict(tmp_path: Path
     assert again.reused
     assert again.members() | {"reused": False} == first.members()
     assert {p.name: p.stat().st_mtime_ns for p in first.path.iterdir()} == before
-    with pytest.raises(BaseConflict):
-        imported(bluelm.write(tmp_path / "other", seed=1), tmp_path / "base")
+
+
+def test_what_an_import_from_elsewhere_left_is_replaced_and_any_other_folder_is_not(tmp_path: Path) -> None:
+    imported(bluelm.write(tmp_path / "other", seed=1), tmp_path / "base")
+    source = bluelm.write(tmp_path / "source")
+    assert imported(source, tmp_path / "base").record == imported(source, tmp_path / "clean").record
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letters.txt").write_text("dear")
+    with pytest.raises(BaseConflict, match="no import made it"):
+        imported(source, tmp_path / "mine")
+    assert (tmp_path / "mine" / "letters.txt").read_text() == "dear"
+
+
+def test_a_registered_base_from_the_same_files_is_reused_and_from_others_a_conflict(tmp_path: Path) -> None:
+    source = bluelm.write(tmp_path / "source")
+    known = imported(source, tmp_path / "known").path
+    again = convert(source, tmp_path / "base", name="tiny", progress=ignored, registered=known)
+    assert again.reused
+    assert not (tmp_path / "base").exists()
+    other = bluelm.write(tmp_path / "other", seed=1)
+    with pytest.raises(BaseConflict, match="other files"):
+        convert(other, tmp_path / "base", name="tiny", progress=ignored, registered=known)
+    bluelm.edit(known / "import.json", converter=0)
+    with pytest.raises(BaseConflict, match="another version"):
+        convert(source, tmp_path / "base", name="tiny", progress=ignored, registered=known)
 
 
 def test_an_altered_base_is_not_taken_for_the_import(tmp_path: Path) -> None:
     source = bluelm.write(tmp_path / "source")
     base = imported(source, tmp_path / "base")
     (base.path / "config.json").write_text("{}")
-    with pytest.raises(DamagedCheckpoint, match="changed"):
-        imported(source, tmp_path / "base")
-
-
-DYING = """
-import os, sys
-from pathlib import Path
-from core.ml.convert import convert
-
-def progress(done: int, total: int) -> None:
-    if done >= total * float(sys.argv[3]):
-        os._exit(9)
-
-convert(Path(sys.argv[1]), Path(sys.argv[2]), name="x", progress=progress)
-"""
-
-
-@pytest.mark.parametrize("share", [0.6, 0.95])
-def test_a_killed_import_leaves_no_base_and_the_next_one_is_whole(tmp_path: Path, share: float) -> None:
-    source, target = bluelm.write(tmp_path / "source"), tmp_path / "bases" / "tiny"
-    died = subprocess.run([sys.executable, "-c", DYING, str(source), str(target), str(share)], check=False, timeout=120)
-    assert died.returncode == 9
-    assert [path.name for path in target.parent.iterdir()] == [".tiny.importing"]
-    base = imported(source, target)
-    assert [path.name for path in target.parent.iterdir()] == ["tiny"]
-    assert {file.name for file in base.files} == {path.name for path in target.iterdir()}
+    again = imported(source, tmp_path / "base")
+    assert not again.reused
+    assert again.files == base.files
 
 
 def test_two_imports_of_one_name_do_not_write_at_once(tmp_path: Path) -> None:
@@ -179,9 +166,9 @@ def test_transformers_reads_the_tokenizer_as_it_is(tmp_path: Path) -> None:
             assert theirs.decode(ours.encode(text)) == text.replace("▁", " ")
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 2, 3)
     messages = [
-        {"role": "system", "content": " 你是甄嬛 \n"},
+        {"role": "system", "content": " 你是半砚 \n"},
         {"role": "user", "content": "\n你是谁？ "},
-        {"role": "assistant", "content": " 我是甄嬛。\n"},
+        {"role": "assistant", "content": " 我是半砚。\n"},
         {"role": "user", "content": "再说一次  "},
     ]
     prompt = renderer.prompt([bluelm.turn(m["role"], m["content"]) for m in messages])
@@ -225,7 +212,7 @@ def test_a_llama_folder_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_the_command_speaks_json_lines(tmp_path: Path) -> None:
     source = bluelm.write(tmp_path / "source")
-    command = [sys.executable, "-m", "core.ml.convert", str(source), str(tmp_path / "base"), "--name", "tiny"]
+    command = [sys.executable, "-m", "core.ml.importing", str(source), str(tmp_path / "base"), "--name", "tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     *progress, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert last["path"] == str(tmp_path / "base")
@@ -247,7 +234,15 @@ def test_the_command_refuses_in_one_line(
 
 
 def test_a_hub_id_without_a_network_is_told_as_such(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "core.ml.convert", "vivo-ai/BlueLM-7B-Chat", str(tmp_path / "base"), "--name", "x"]
+    command = [
+        sys.executable,
+        "-m",
+        "core.ml.importing",
+        "vivo-ai/BlueLM-7B-Chat",
+        str(tmp_path / "base"),
+        "--name",
+        "x",
+    ]
     offline = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=offline)
     assert done.returncode == 3
@@ -264,21 +259,3 @@ def test_bluelm_nano_is_imported_as_the_releases_would_be(tmp_path: Path) -> Non
     assert base.record.max_ulp <= 1
     renderer = Renderer.load(base.path)
     assert renderer.base_layout == "bluelm"
-    config = json.loads((source / "config.json").read_text())
-    weights: dict[str, torch.Tensor] = {}
-    for shard in sorted(source.glob("*.bin")):
-        weights |= torch.load(shard, weights_only=True)
-    fp32 = {name: tensor.float() for name, tensor in weights.items()}
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
-    # The table was rounded to the checkpoint's type once; the oracle normalises without rounding.
-    model.get_input_embeddings().weight.data = torch.nn.functional.layer_norm(
-        fp32["model.embed_tokens.weight"],
-        (config["hidden_size"],),
-        fp32["model.embed_layer_norm.weight"],
-        fp32["model.embed_layer_norm.bias"],
-        config["rms_norm_eps"],
-    )
-    ids = renderer.prompt([bluelm.turn("user", "你是谁？")], system="你是一位助手")
-    with torch.no_grad():
-        found = model(torch.tensor([ids])).logits[0]
-    assert (found - oracle.logits(fp32, config, ids)).abs().max() <= 1e-4

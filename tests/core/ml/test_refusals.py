@@ -1,8 +1,10 @@
 """Folders that must not be imported: each is refused with its reason, and nothing is left behind."""
 
+import hashlib
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 from typing_extensions import override
 
 from core.domain.checkpoints import (
@@ -23,7 +26,9 @@ from core.domain.checkpoints import (
     UnsupportedCheckpoint,
 )
 from core.errors import Problem
+from core.ml import trials
 from core.ml.convert import convert
+from core.text.chat import Renderer
 from tests.support import bluelm
 
 Breach = Callable[[Path], object]
@@ -63,6 +68,61 @@ class Evil:
 
 def evil(folder: Path) -> None:
     torch.save({"model.norm.weight": torch.ones(3), "x": Evil()}, folder / SECOND)
+
+
+class Vast:
+    """Nothing that runs code, and yet 100 GB when it is read."""
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (10**11,)
+
+
+def vast(folder: Path) -> None:
+    torch.save({"model.norm.weight": torch.ones(3), "x": Vast()}, folder / SECOND)
+
+
+def records(folder: Path) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(folder / FIRST) as stored:
+        return [(name, stored.read(name)) for name in stored.namelist()]
+
+
+def rezipped(folder: Path, content: list[tuple[str, bytes]]) -> None:
+    with zipfile.ZipFile(folder / FIRST, "w") as packed:
+        for name, data in content:
+            packed.writestr(name, data)
+
+
+def absolute(folder: Path) -> None:
+    rezipped(folder, [*records(folder), ("/etc/cron.d/x", b"x")])
+
+
+def climbing(folder: Path) -> None:
+    rezipped(folder, [*records(folder), ("archive/../../x", b"x")])
+
+
+def overlapping(folder: Path) -> None:
+    """Let the last entry of the zip's directory point at the bytes of the one before it."""
+    data = bytearray((folder / FIRST).read_bytes())
+    places = [found.start() for found in re.finditer(b"PK\x01\x02", data)]
+    data[places[-1] + 42 : places[-1] + 46] = data[places[-2] + 42 : places[-2] + 46]
+    (folder / FIRST).write_bytes(data)
+
+
+def short_record(folder: Path) -> None:
+    """Cut one tensor's record, and make the archive sound again."""
+    content = records(folder)
+    place = next(n for n, (name, _) in enumerate(content) if name.endswith("data/1"))
+    content[place] = (content[place][0], content[place][1][:-8])
+    rezipped(folder, content)
+
+
+def padded(folder: Path) -> None:
+    """Put a hole of 8 GiB in front of the archive, which zip allows."""
+    data = (folder / FIRST).read_bytes()
+    with (folder / FIRST).open("wb") as file:
+        file.seek(8 * 2**30)
+        file.write(data)
 
 
 def truncated(file: str, keep: float) -> Breach:
@@ -158,6 +218,12 @@ REFUSALS: list[tuple[str, Breach, type[Problem], str]] = [
     ("inf", weights(set_value(float("-inf"))), DamagedCheckpoint, "infinite"),
     ("mixed types", weights(lambda t: t.update({k: v.float() for k, v in t.items()})), DamagedCheckpoint, "float32"),
     ("code in a pickle", evil, UnsafeCheckpoint, "more than tensors"),
+    ("memory in a pickle", vast, UnsafeCheckpoint, "bytearray"),
+    ("absolute name", absolute, UnsafeCheckpoint, "/etc/cron.d/x"),
+    ("name that climbs", climbing, UnsafeCheckpoint, r"\.\./x"),
+    ("overlapping records", overlapping, UnsafeCheckpoint, "overlap"),
+    ("short record", short_record, DamagedCheckpoint, "tensors and its records differ"),
+    ("hole in front", padded, UnsafeCheckpoint, "belong to none"),
     ("other values", weights(lambda t: t.__setitem__("x", [1, 2])), UnsafeCheckpoint, "other things"),
     ("a plain pickle", lambda f: (f / FIRST).write_bytes(pickle.dumps(Evil())), DamagedCheckpoint, "cut off"),
     ("expanded", weights(expanded), UnsafeCheckpoint, "claims"),
@@ -281,3 +347,147 @@ def test_a_llama_folder_with_a_fault_is_refused(
     source = llama(tmp_path / "llama")
     breach(source)
     refused(source, tmp_path / "bases" / "tiny", error=error, reason=reason)
+
+
+def cached(folder: Path, cache: Path, *, shared: bool = False) -> Path:
+    """Lay a folder out as the Hugging Face cache keeps a repository; `shared` as huggingface_hub 2.4 keeps large files."""
+    repository = cache / "models--vivo-ai--BlueLM-7B-Chat"
+    snapshot = repository / "snapshots" / ("c" * 40)
+    for made in (repository / "blobs", snapshot, cache / "blobs" / "ab"):
+        made.mkdir(parents=True, exist_ok=True)
+    (cache / "blobs" / ".huggingface-shared-blobs").write_text("1")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        large = path.suffix == ".bin"
+        name = hashlib.sha256(content).hexdigest() if large else hashlib.sha1(content).hexdigest()
+        blob = repository / "blobs" / name
+        if shared and large:
+            (cache / "blobs" / "ab" / name).write_bytes(content)
+            blob.symlink_to(f"../../blobs/ab/{name}")
+        else:
+            blob.write_bytes(content)
+        (snapshot / path.name).symlink_to(f"../../blobs/{name}")
+    return snapshot
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_snapshot_of_the_hugging_face_cache_is_taken_as_it_is(tmp_path: Path, *, shared: bool) -> None:
+    source = bluelm.write(tmp_path / "source")
+    snapshot = cached(source, tmp_path / "hub", shared=shared)
+    found = [
+        convert(folder, tmp_path / f"{place}", name="x", progress=lambda done, total: None)
+        for place, folder in enumerate((source, snapshot))
+    ]
+    assert found[0].record == found[1].record
+    (tmp_path / "link").symlink_to(snapshot)
+    assert convert(tmp_path / "link", tmp_path / "1", name="x", progress=lambda done, total: None).reused
+
+
+def leave_cache(snapshot: Path) -> None:
+    outside = snapshot.parents[3] / "outside"
+    (snapshot / "config.json").resolve().rename(outside)
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(outside)
+
+
+def other_repository(snapshot: Path) -> None:
+    other = snapshot.parents[2] / "models--x--y" / "blobs"
+    other.mkdir(parents=True)
+    (snapshot / "config.json").resolve().rename(other / "a")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(other / "a")
+
+
+def blob_leaves(snapshot: Path) -> None:
+    blob = (snapshot / "config.json").resolve()
+    blob.rename(snapshot.parents[3] / "outside")
+    blob.symlink_to(snapshot.parents[3] / "outside")
+
+
+def no_marker(snapshot: Path) -> None:
+    (snapshot.parents[2] / "blobs" / ".huggingface-shared-blobs").unlink()
+
+
+def other_name(snapshot: Path) -> None:
+    snapshot.parents[1].rename(snapshot.parents[2] / "mine")
+
+
+def altered_blob(snapshot: Path) -> None:
+    blob = (snapshot / SECOND).resolve()
+    with zipfile.ZipFile(blob) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(blob, "w") as packed:
+        for name, data in content.items():
+            packed.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    ("breach", "error", "reason"),
+    [
+        (leave_cache, UnsafeCheckpoint, "link out"),
+        (other_repository, UnsafeCheckpoint, "link out"),
+        (blob_leaves, UnsafeCheckpoint, "link out"),
+        (no_marker, UnsafeCheckpoint, "link out"),
+        (altered_blob, DamagedCheckpoint, "sha256"),
+    ],
+)
+def test_a_snapshot_whose_links_leave_its_repository_is_refused(
+    tmp_path: Path, breach: Breach, error: type[Problem], reason: str
+) -> None:
+    snapshot = cached(bluelm.write(tmp_path / "source"), tmp_path / "hub", shared=True)
+    breach(snapshot)
+    refused(snapshot, tmp_path / "bases" / "tiny", error=error, reason=reason)
+
+
+def test_links_of_a_folder_that_only_looks_like_a_cache_are_refused(tmp_path: Path) -> None:
+    snapshot = cached(bluelm.write(tmp_path / "source"), tmp_path / "hub")
+    other_name(snapshot)
+    moved = tmp_path / "hub" / "mine" / "snapshots" / snapshot.name
+    refused(moved, tmp_path / "bases" / "tiny", error=UnsafeCheckpoint, reason="link out")
+
+
+NAMED = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ messages[0].content }}"}]
+
+
+@pytest.mark.parametrize("place", ["jinja", "config", "named"])
+def test_a_llama_folders_own_template_is_its_chat_format(tmp_path: Path, place: str) -> None:
+    source = llama(tmp_path / "llama")
+    (source / "chat_template.jinja").unlink()
+    if place == "jinja":
+        (source / "chat_template.jinja").write_text(NAMED[1]["template"])
+    else:
+        bluelm.edit(source / "tokenizer_config.json", chat_template=NAMED if place == "named" else NAMED[1]["template"])
+    base = convert(source, tmp_path / "base", name="x", progress=lambda done, total: None)
+    renderer = Renderer.load(base.path)
+    assert base.record.notes == ()
+    assert renderer.decode(renderer.prompt([bluelm.turn("user", "你好")])) == "你好"
+    theirs = AutoTokenizer.from_pretrained(base.path)
+    assert theirs.apply_chat_template([{"role": "user", "content": "你好"}], tokenize=False) == "你好"
+
+
+HOSTILE = {
+    "attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ raise_exception.__globals__.os }}",
+    "import": "{{ cycler.__init__.__globals__.os.system('touch /tmp/bluelora-template-ran') }}",
+    "change": "{{ messages.clear() }}",
+    "division": "{{ 1 / 0 }}",
+    "memory": "{{ 'a' * 10 ** 12 }}",
+    "number": "{{ 10 ** (10 ** 10) }}",
+    "loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "recursion": "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    "syntax": "{% for %}",
+    "file": "{% include '/etc/passwd' %}",
+    "refusal": "{{ raise_exception('never') }}",
+    "unknown": "{{ messages | nothing }}",
+}
+
+
+@pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE)
+def test_a_template_that_cannot_write_a_prompt_is_refused(
+    tmp_path: Path, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "LIMIT_S", 2)
+    source = llama(tmp_path / "llama")
+    (source / "chat_template.jinja").write_text(template)
+    refused(source, tmp_path / "bases" / "tiny", error=DamagedCheckpoint, reason="chat template")
+    assert not Path("/tmp/bluelora-template-ran").exists()
