@@ -15,7 +15,7 @@ from api.rounds import Rounds
 from api.routes import ROUTERS
 from core import runtime
 from core.runtime import Runtime
-from core.services import garbage, keys, validations
+from core.services import counts, garbage, keys, validations
 from core.settings import Settings
 
 PROBES: Final = ("/healthz", "/readyz")
@@ -66,10 +66,20 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _rounds(rt: Runtime, loop: asyncio.AbstractEventLoop) -> tuple[Rounds, ...]:
-    """What every API process does now and then: inspections that uploads did not wait for, and deleted adapters."""
-    finish = partial(validations.finish_pending, store=rt.store, database=rt.database)
+    """What every API process does now and then: inspections and token counts that uploads did not wait for, and deleted adapters."""
+    lease_s = rt.settings.lease_s
+    finish = partial(validations.finish_pending, store=rt.store, database=rt.database, lease_s=lease_s)
+    count = partial(
+        counts.count_pending,
+        store=rt.store,
+        database=rt.database,
+        renderers=rt.renderers,
+        default_base=rt.settings.base,
+        lease_s=lease_s,
+    )
     return (
         Rounds(finish, name="finisher", pause_s=FINISH_EVERY_S),
+        Rounds(count, name="token counts", pause_s=FINISH_EVERY_S),
         Rounds(partial(_sweep_engines, rt, loop), name="engine sweep", pause_s=SWEEP_EVERY_S),
     )
 

@@ -1,17 +1,20 @@
 """`bluelora datasets`: upload, list, show (rows too), delete."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.progress import wrap_file
 from rich.text import Text
 
-from cli import places, plans, remote
+from cli import places, plans, remote, summaries
 from cli.options import AfterOption, DataDirOption, LimitOption, MetadataOption, pairs
 from cli.screen import Refused, screen
+
+POLL_S: Final = 1.0
 
 app = typer.Typer(name="datasets", help="Data sets: upload, list, show, delete.", no_args_is_help=True)
 
@@ -24,6 +27,7 @@ def upload(
     file: Annotated[Path, typer.Argument(help="JSON array or JSON lines.")],
     name: Annotated[str | None, typer.Option(help="Name; default the file's.", show_default=False)] = None,
     metadata: MetadataOption = None,
+    wait: Annotated[bool, typer.Option(help="Wait for a check that takes longer than the upload.")] = True,
     data_dir: DataDirOption = None,
 ) -> None:
     """Upload and validate a file; prints what was found in it."""
@@ -38,7 +42,12 @@ def upload(
         file.open("rb") as raw,
         wrap_file(raw, size, description="uploading", console=screen.console, transient=True) as body,
     ):
-        screen.thing(service.upload("/datasets", body, query=query))
+        dataset = service.upload("/datasets", body, query=query)
+    if wait and dataset["status"] == "processing":
+        dataset = _settled(service, dataset["id"])
+    _show(dataset)
+    if dataset["status"] == "invalid":
+        raise Refused(f"{dataset['reference']} can't be trained on.", problem={"code": "invalid_dataset"} | dataset)
 
 
 @app.command("list")
@@ -72,7 +81,7 @@ def show(
     """Show one data set and its summary, or page through its rows."""
     service = remote.service(places.chosen(data_dir))
     if not (rows or rendered):
-        screen.thing(service.get(f"/datasets/{dataset}"))
+        _show(service.get(f"/datasets/{dataset}"))
         return
     query: dict[str, str | int | None] = {"limit": limit, "after": after}
     if rendered:
@@ -92,6 +101,22 @@ def delete(dataset: DatasetArgument, data_dir: DataDirOption = None) -> None:
     """Delete a data set that no unfinished job needs."""
     remote.service(places.chosen(data_dir)).delete(f"/datasets/{dataset}")
     screen.say(f"Deleted {dataset}.")
+
+
+def _settled(service: remote.Service, dataset_id: str) -> Mapping[str, Any]:
+    with screen.console.status("checking every row"):
+        while True:
+            dataset: Mapping[str, Any] = service.get(f"/datasets/{dataset_id}")
+            if dataset["status"] != "processing":
+                return dataset
+            time.sleep(POLL_S)
+
+
+def _show(dataset: Mapping[str, Any]) -> None:
+    if screen.json:
+        screen.document(dataset)
+    else:
+        summaries.show(dataset, screen.console)
 
 
 def _show_row(row: Mapping[str, Any]) -> None:

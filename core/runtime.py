@@ -16,6 +16,7 @@ from core.services import outbox
 from core.services.jobs import Policy
 from core.services.planners import Planners
 from core.services.renderers import Renderers
+from core.services.uploads import Places
 from core.services.usage import Ledger
 from core.settings import Settings
 from core.storage import bundles
@@ -54,6 +55,7 @@ class Runtime:
     planners: Planners
     engines: Engines
     usage: Ledger
+    uploads: Places
 
     @property
     def wake(self) -> Wake:
@@ -114,6 +116,7 @@ def build(settings: Settings) -> Runtime:
         planners=Planners(),
         engines=_engines(settings, store),
         usage=Ledger(database),
+        uploads=Places(settings.max_uploads),
     )
 
 

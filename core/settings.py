@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "localhost", "::1")
     """Values of the Host header that are served; `*` serves all."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30
+    max_uploads: Annotated[int, Field(ge=1)] = 16
+    """Of one API process at once; more get 429. Each has a process that inspects it, of up to 1 GiB."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
     """Limit of every body but an upload's."""
     validation_wait_s: Seconds = 20.0

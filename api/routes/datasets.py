@@ -21,6 +21,7 @@ from core.domain.datasets import (
     DatasetNotReady,
     DatasetTooLarge,
     InvalidDataset,
+    TooManyUploads,
 )
 from core.domain.excerpts import PageTooDeep
 from core.domain.pages import InvalidFilter, UnknownCursor
@@ -60,6 +61,7 @@ REFUSALS: Final = (
     InvalidDatasetName,
     ChecksumMismatch,
     DatasetTooLarge,
+    TooManyUploads,
     KeyReused,
     KeyInFlight,
 )
@@ -82,16 +84,17 @@ async def create(incoming: IncomingDep, key: Key, caller: Writes, rt: RuntimeDep
     in time is 202 and `processing`: watch `Location`.
     """
     settings = rt.settings
-    registered = await datasets.receive(
-        incoming.chunks,
-        upload=incoming.upload,
-        caller=caller,
-        key=key,
-        store=rt.store,
-        database=rt.database,
-        limits=UploadLimits(bytes=settings.max_upload_bytes, validation_wait_s=settings.validation_wait_s),
-        show=_shown,
-    )
+    with rt.uploads.taken():
+        registered = await datasets.receive(
+            incoming.chunks,
+            upload=incoming.upload,
+            caller=caller,
+            key=key,
+            store=rt.store,
+            database=rt.database,
+            limits=UploadLimits(bytes=settings.max_upload_bytes, validation_wait_s=settings.validation_wait_s),
+            show=_shown,
+        )
     return created(registered.answer, location=f"/datasets/{registered.dataset.id}", replayed=registered.replayed)
 
 

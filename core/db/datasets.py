@@ -1,22 +1,38 @@
 """Data sets. Rows only: their bytes are in the object store, where rows of equal bytes share one object."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    and_,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
-from core.db import lists, tables
+from core.db import dialects, lists, tables
 from core.db.clocks import LeaseClock, wall
 from core.domain import ids
-from core.domain.datasets import Dataset, DatasetFinding, Inspection, Summary
+from core.domain.datasets import MAX_FINDINGS, Dataset, DatasetFinding, Inspection, Summary, TokenCounts
 from core.domain.jobs import ENDED
 from core.domain.pages import Filters, Page
 
 _t = tables.datasets
 _jobs = tables.jobs
 _living: Final = _t.c.deleted_at.is_(None)
+_SUMMARY: Final = TypeAdapter(Summary)
+_FINDING: Final = TypeAdapter(DatasetFinding)
+_TOKENS: Final = TypeAdapter(TokenCounts)
 REFERENCE: Final = re.compile(r"(?P<name>[^@\0]{1,64})(@(?P<version>[1-9][0-9]{0,8}))?")
 
 
@@ -67,10 +83,14 @@ class Datasets:
         rows = select(_t).where(*mine, _t.c.status != "invalid").order_by(_t.c.version.desc()).limit(1)
         return _one(self.connection.execute(rows).one_or_none())
 
+    def lock_bytes(self, sha256: str) -> None:
+        """Let one transaction at a time decide where equal bytes lie and whether they stay."""
+        dialects.lock(self.connection, sha256)
+
     def object_of(self, sha256: str) -> str | None:
-        """Find where these bytes lie already, and keep that row from being deleted until the transaction ends."""
+        """Find where these bytes lie already; ask under `lock_bytes`."""
         rows = select(_t.c.object_key).where(_t.c.sha256 == sha256, _t.c.object_key.is_not(None), _living)
-        return self.connection.execute(rows.order_by(_t.c.id).limit(1).with_for_update()).scalar_one_or_none()
+        return self.connection.execute(rows.order_by(_t.c.id).limit(1)).scalar_one_or_none()
 
     def page(self, filters: Filters, *, project_id: str, after: str | None) -> Page[Dataset]:
         """List a project's data sets."""
@@ -96,7 +116,10 @@ class Datasets:
         self.connection.execute(select(_t.c.id).where(_t.c.id == dataset_id).with_for_update()).one()
 
     def bury(self, dataset_id: str) -> str | None:
-        """Turn a data set into its tombstone; give the key of its bytes if nobody else needs them."""
+        """Turn a data set into its tombstone; give the key of its bytes if nobody else needs them.
+
+        Call under `lock_bytes`, or an upload of the same bytes may come to share them meanwhile.
+        """
         key = self._key(dataset_id)
         values = {"deleted_at": wall(), "object_key": None}
         self.connection.execute(update(_t).where(_t.c.id == dataset_id).values(**values))
@@ -104,30 +127,29 @@ class Datasets:
 
     def claim_pending(self, *, lease_s: float) -> Dataset | None:
         """Take the oldest data set that waits for its inspection and that no living process holds."""
-        waiting = _t.alias("waiting")
-        free = or_(waiting.c.lease_until < self.clock.now(), waiting.c.boot_id != self.clock.boot_id)
-        oldest = (
-            select(waiting.c.id)
-            .where(waiting.c.status == "processing", waiting.c.deleted_at.is_(None), free)
-            .order_by(waiting.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
-        taken = update(_t).where(_t.c.id == oldest).values(**self._lease(lease_s)).returning(_t)
-        return _one(self.connection.execute(taken).one_or_none())
+        return self._claim(lambda table: table.c.status == "processing", lease_s=lease_s)
+
+    def has_uncounted(self) -> bool:
+        """Say whether a data set waits for its tokens to be counted."""
+        waiting = select(_t.c.id).where(*_uncounted(_t), _living)
+        return bool(self.connection.execute(select(exists(waiting))).scalar_one())
+
+    def claim_uncounted(self, *, lease_s: float) -> Dataset | None:
+        """Take the oldest data set whose tokens are not counted and that no living process holds."""
+        return self._claim(lambda table: and_(*_uncounted(table)), lease_s=lease_s)
 
     def renew(self, dataset_id: str, *, lease_s: float) -> bool:
-        """Prolong a claim; False when there is nothing left to inspect."""
-        waiting = (_t.c.id == dataset_id, _t.c.status == "processing", _living)
+        """Prolong a claim; False when there is nothing left to inspect or to count."""
+        waiting = (_t.c.id == dataset_id, or_(_t.c.status == "processing", and_(*_uncounted(_t))), _living)
         return self.connection.execute(update(_t).where(*waiting).values(**self._lease(lease_s))).rowcount == 1
 
     def settle(self, dataset_id: str, inspection: Inspection) -> str | None:
         """Write the outcome of a late inspection; give the key of bytes that nobody needs any more.
 
-        Equal bytes have equal outcomes, so that it does no harm if two processes come to it.
+        Equal bytes have equal outcomes, so that it does no harm if two processes come to it. Call under `lock_bytes`.
         """
         values: dict[str, Any] = {
+            "lease_until": 0,
             "status": "ready" if inspection.is_acceptable else "invalid",
             "summary": asdict(inspection.summary),
             "findings": [asdict(finding) for finding in inspection.findings],
@@ -139,10 +161,39 @@ class Datasets:
         changed = self.connection.execute(update(_t).where(*waiting).values(**values)).rowcount == 1
         return self._unless_shared(key) if changed and not inspection.is_acceptable else None
 
+    def settle_tokens(self, dataset_id: str, tokens: TokenCounts | None, findings: tuple[DatasetFinding, ...]) -> None:
+        """Write a data set's token counts and the warnings that come of them; None where they can't be counted."""
+        waiting = (_t.c.id == dataset_id, *_uncounted(_t), _living)
+        row = self.connection.execute(select(_t).where(*waiting).with_for_update()).one_or_none()
+        if row is None:
+            return
+        values: dict[str, Any] = {
+            "tokens": None if tokens is None else asdict(tokens),
+            "tokens_status": "failed" if tokens is None else "counted",
+            "findings": [*row.findings, *(asdict(finding) for finding in findings)][:MAX_FINDINGS],
+        }
+        if row.summary is not None and findings:
+            values["summary"] = row.summary | {"warnings": row.summary["warnings"] + len(findings)}
+        self.connection.execute(update(_t).where(_t.c.id == dataset_id).values(**values))
+
     def unreferenced(self, keys: Collection[str]) -> tuple[str, ...]:
         """Of these object keys, give those that no row points to."""
         used = set(self.connection.execute(select(_t.c.object_key).where(_t.c.object_key.in_(keys))).scalars())
         return tuple(key for key in keys if key not in used)
+
+    def _claim(self, waits: Callable[[FromClause], ColumnElement[bool]], *, lease_s: float) -> Dataset | None:
+        waiting = _t.alias("waiting")
+        free = or_(waiting.c.lease_until < self.clock.now(), waiting.c.boot_id != self.clock.boot_id)
+        oldest = (
+            select(waiting.c.id)
+            .where(waits(waiting), waiting.c.deleted_at.is_(None), free)
+            .order_by(waiting.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        taken = update(_t).where(_t.c.id == oldest).values(**self._lease(lease_s)).returning(_t)
+        return _one(self.connection.execute(taken).one_or_none())
 
     def _lease(self, lease_s: float) -> dict[str, Any]:
         return {"lease_until": self.clock.now() + lease_s, "boot_id": self.clock.boot_id}
@@ -155,6 +206,10 @@ class Datasets:
         if key is None or self.connection.execute(select(exists().where(_t.c.object_key == key))).scalar_one():
             return None
         return key
+
+
+def _uncounted(table: FromClause) -> tuple[ColumnElement[bool], ...]:
+    return table.c.status == "ready", table.c.tokens_status == "pending", table.c.object_key.is_not(None)
 
 
 def _one(row: Row[Any] | None) -> Dataset | None:
@@ -172,9 +227,11 @@ def _dataset(row: Row[Any]) -> Dataset:
         filename=row.filename,
         sha256=row.sha256,
         bytes=row.bytes,
-        summary=None if row.summary is None else Summary(**(row.summary | {"columns": tuple(row.summary["columns"])})),
-        findings=tuple(DatasetFinding(**finding) for finding in row.findings),
+        summary=None if row.summary is None else _SUMMARY.validate_python(row.summary),
+        findings=tuple(_FINDING.validate_python(finding) for finding in row.findings),
         metadata=row.metadata,
         created_at=row.created_at,
+        tokens=None if row.tokens is None else _TOKENS.validate_python(row.tokens),
+        tokens_status=row.tokens_status,
         object_key=row.object_key,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, exists, func, literal
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, exists, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 
@@ -25,6 +25,13 @@ def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) 
     statement = upsert(connection, table).values(**values).on_conflict_do_nothing()
     # For an INSERT SQLAlchemy closes the cursor before anyone can ask for its count, unless told to keep it.
     return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
+
+
+def lock(connection: Connection, sha256: str) -> None:
+    """Let one transaction at a time go on that names this hash; on SQLite one writes at a time anyway."""
+    if not is_sqlite(connection):
+        key = int.from_bytes(bytes.fromhex(sha256)[:8], signed=True)
+        connection.execute(select(func.pg_advisory_xact_lock(literal(key, BigInteger))))
 
 
 def has_pairs(

@@ -8,7 +8,7 @@ from sqlalchemy import inspect, text
 from core.db.transactions import Database, reading
 from core.errors import Unavailable
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The newest migration, which this code is written for; a test holds it equal to migrations/versions."""
 VERSION_TABLE: Final = "alembic_version"
 UPGRADE: Final = "python -m migrations upgrade"

@@ -100,6 +100,8 @@ datasets: Final = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("summary", JSON(none_as_null=True)),
     Column("findings", JSON, nullable=False),
+    Column("tokens", JSON(none_as_null=True)),
+    Column("tokens_status", String(12), nullable=False, server_default="pending"),
     Column("metadata", JSON, nullable=False),
     Column("lease_until", Double, nullable=False, server_default="0"),
     Column("boot_id", String(40), nullable=False, server_default=""),

@@ -4,11 +4,19 @@ The tutorial's data holds two rows fifty times each: split row by row, validatio
 """
 
 import random
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
 
 from core.domain.datasets import Conversation, Turn
 from core.errors import Invalid
+
+ONE_GROUP: Final = (
+    "validation_ratio needs rows with at least two different first questions, one for each side; the data set has one. "
+    "Leave validation_ratio out, or send a validation_dataset."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,8 @@ class CannotSplit(Invalid):
 def split(conversations: Iterable[Conversation], *, ratio: float, seed: int) -> Split:
     """Put whole groups of rows with one prompt on one side, at random by `seed`.
 
-    Validation gets at most `ratio` of the rows, but at least one group; so does training.
+    Validation gets at most `ratio` of the rows, and as many whole groups as fit; at least the smallest one. Training
+    gets at least one group.
 
     Args:
         conversations: In the order of the file.
@@ -39,15 +48,12 @@ def split(conversations: Iterable[Conversation], *, ratio: float, seed: int) -> 
         CannotSplit: There are fewer than two groups.
     """
     rows = tuple(conversations)
-    groups: dict[tuple[Turn, ...], list[int]] = {}
+    groups: dict[str, list[int]] = {}
     for index, conversation in enumerate(rows):
-        groups.setdefault(_prompt(conversation), []).append(index)
+        groups.setdefault(group_of(conversation.turns), []).append(index)
     if len(groups) < 2:
-        raise CannotSplit(
-            f"validation_ratio needs rows with at least two different prompts; the data set has {len(groups)}.",
-            param="validation_ratio",
-        )
-    chosen = _choose(list(groups.values()), at_most=int(len(rows) * ratio), seed=seed)
+        raise CannotSplit(ONE_GROUP, param="validation_ratio")
+    chosen = _choose(list(groups.values()), at_most=int(len(rows) * Decimal(str(ratio))), seed=seed)
     return Split(
         train=tuple(row for index, row in enumerate(rows) if index not in chosen),
         validation=tuple(row for index, row in enumerate(rows) if index in chosen),
@@ -64,7 +70,11 @@ def _choose(groups: list[list[int]], *, at_most: int, seed: int) -> set[int]:
     return chosen or set(smallest)
 
 
-def _prompt(conversation: Conversation) -> tuple[Turn, ...]:
-    """What stands before the first answer: rows that share it would leak their first turn, whatever follows."""
-    first = next((at for at, turn in enumerate(conversation.turns) if turn.role == "assistant"), None)
-    return tuple(turn._replace(content=turn.content.strip()) for turn in conversation.turns[:first])
+def group_of(turns: tuple[Turn, ...]) -> str:
+    """Give what rows of one group share: the first question, whatever its width, case and spacing.
+
+    Not the system text nor what follows the first answer: a row that asks the same under another system text, or
+    goes on differently, would show the model the first answer all the same.
+    """
+    asked = next((turn.content for turn in turns if turn.role == "user"), "")
+    return " ".join(unicodedata.normalize("NFKC", asked).casefold().split())

@@ -50,6 +50,7 @@ class TrainSpec(Written):
     base_model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     system_prompt: Annotated[str, StringConstraints(max_length=32_768), Storable] | None = None
 
+    deduplicate: bool = False
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
     overlong: Literal["error", "drop", "truncate"] = "error"
     packing: Literal["exact", "packed"] = "exact"

@@ -36,6 +36,7 @@ def environment() -> Mapping[str, str]:
     ours = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return ours | {
         "RAYON_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "ARROW_DEFAULT_MEMORY_POOL": "system",
     }

@@ -150,6 +150,7 @@ def delete(dataset_id: str, *, caller: Caller, store: Store, database: Database)
     """
     with transaction(database) as tx:
         dataset = _found(tx, dataset_id, caller)
+        tx.datasets.lock_bytes(dataset.sha256)
         tx.datasets.seize(dataset.id)
         if jobs := tx.datasets.jobs_needing(dataset.id):
             more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
@@ -216,6 +217,7 @@ def _registered(tx: Transaction, offer: _Offer) -> Registered:
         dataset = tx.datasets.made(json.loads(earlier.response)["id"])
         return Registered(dataset=dataset, answer=earlier, created=earlier.status != FOUND, replayed=True)
     tx.projects.lock_names(project_id)
+    tx.datasets.lock_bytes(received.sha256)
     there = tx.datasets.same(offer.arrived.name, received.sha256, project_id=project_id)
     dataset = there or tx.datasets.add(_row(offer, object_key=tx.datasets.object_of(received.sha256) or received.key))
     status = PENDING if dataset.status == "processing" else CREATED if there is None else FOUND

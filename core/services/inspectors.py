@@ -12,14 +12,14 @@ from typing import Final, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from core.domain import compression, inspections
+from core.domain import compression, reports
 from core.domain.datasets import Inspection
 from core.domain.loraweights import Verdict
 from core.errors import Finding, Unavailable
 from core.services import confinement
 
 MEMORY_BYTES: Final = 2**30
-"""Address space of the process; reading 1 GB of the shortest tutorial-like rows took 76 MiB resident."""
+"""Address space of the process; reading 1 GB took 172 MiB resident of the tutorial's rows, and 238 MiB of rows of 47 bytes."""
 SLOWEST_BYTES_PER_SECOND: Final = 2**20
 """CPU time is limited so that the largest upload, unpacked, can be read at this speed."""
 PIECE_BYTES: Final = 2**18
@@ -43,19 +43,21 @@ class Program(Generic[T]):
     crashed: T | None = None
     most_bytes: Callable[[int], int] = lambda limit_bytes: limit_bytes
     copies: bool = False
+    memory_bytes: int = MEMORY_BYTES
+    slowest_bytes_per_second: int = SLOWEST_BYTES_PER_SECOND
 
 
 DATASETS: Final[Program[Inspection]] = Program(
     module="core.services.inspection",
     outcome=TypeAdapter(Inspection),
-    too_slow=inspections.refused(
+    too_slow=reports.refused(
         Finding(
             code="too_complex",
             message="Reading the file takes more time than a data set may.",
             hint="Upload it in parts.",
         )
     ),
-    crashed=inspections.refused(
+    crashed=reports.refused(
         Finding(
             code="reader_crashed",
             message="The file brings its reader down, so it is damaged in a way that has no name.",
@@ -98,8 +100,8 @@ class Inspector(Generic[T]):
         process = await asyncio.create_subprocess_exec(
             *confinement.command(
                 program.module,
-                memory_bytes=MEMORY_BYTES,
-                cpu_seconds=60 + most_bytes // SLOWEST_BYTES_PER_SECOND,
+                memory_bytes=program.memory_bytes,
+                cpu_seconds=60 + most_bytes // program.slowest_bytes_per_second,
                 file_bytes=most_bytes if program.copies else 0,
             ),
             stdin=asyncio.subprocess.PIPE,

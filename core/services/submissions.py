@@ -14,7 +14,7 @@ from core.domain.bases import Base
 from core.domain.datasets import Dataset, DatasetNotFound, DatasetNotReady, InvalidDataset
 from core.domain.jobs import Job, JobProgress, Phase, Status
 from core.domain.keys import Caller, Role, RoleTooLow
-from core.domain.splits import CannotSplit
+from core.domain.splits import ONE_GROUP, CannotSplit
 from core.domain.training import TrainSpec
 from core.errors import Overloaded
 from core.services import bases, idempotency
@@ -90,7 +90,7 @@ def submit(
         BaseNotFound: No such base, or several and none named.
         NameTaken: The adapter would be called like a base.
         InvalidSpec: Fields contradict each other or the limits.
-        CannotSplit: A part of one row is wanted for validation.
+        CannotSplit: A part of the rows is wanted for validation, and they have one question.
         TooManyJobs: The project's queue is full.
         KeyReused, KeyInFlight: See core/services/idempotency.py.
     """
@@ -155,12 +155,8 @@ def resolve(tx: Transaction, spec: TrainSpec, *, caller: Caller, policy: Policy,
     )
     validation_id = None if validation is None else validation.id
     resolved = training.resolve(spec, dataset=dataset.id, validation_dataset=validation_id, limits=limits)
-    if resolved.validation_ratio is not None and dataset.summary is not None and dataset.summary.rows < 2:
-        raise CannotSplit(
-            f"validation_ratio needs at least two rows; {dataset.reference} has {dataset.summary.rows}. Upload more, "
-            "or send a validation_dataset.",
-            param="validation_ratio",
-        )
+    if resolved.validation_ratio is not None and dataset.summary is not None and not dataset.summary.is_splittable:
+        raise CannotSplit(ONE_GROUP, param="validation_ratio")
     return Resolved(spec=resolved, base=base, dataset=dataset, validation=validation)
 
 

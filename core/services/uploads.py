@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import hmac
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final, TypeVar
 
 from core.domain import adapters, ids
-from core.domain.datasets import DatasetTooLarge, Inspection, InvalidDataset
+from core.domain.datasets import DatasetTooLarge, Inspection, InvalidDataset, TooManyUploads
 from core.errors import Finding, Invalid, Unavailable
 from core.services.inspectors import DATASETS, PIECE_BYTES, Inspector
 from core.storage.objects import ObjectTooLarge, Received, Store
@@ -61,6 +61,30 @@ class Arrived:
     upload: Upload
     received: Received
     inspection: Inspection | None
+
+
+class Places:
+    """How many uploads one process takes in at once: each has a process of its own that inspects it."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold one place while the block runs; only the event loop may ask.
+
+        Raises:
+            TooManyUploads: None is free.
+        """
+        if self._free == 0:
+            raise TooManyUploads(
+                "As many uploads as this service takes at once are under way; try again.", retry_after_s=5.0
+            )
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
 
 
 class _SeenEnough(Exception):

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from core.domain import splits
+from core.domain import duplicates, splits
 from core.domain.datasets import Conversation
 from core.domain.training import TrainSpec
 from core.errors import Invalid
@@ -35,12 +35,13 @@ class Prepared:
     """Both sides of a training. `validation` is None where nothing is validated on.
 
     `groups` are what the sampler draws, each the places of its samples in `train.examples`: one sample, or those of a
-    packed row.
+    packed row. `duplicate_lines` are those of rows left out before the split, as they repeat an earlier one.
     """
 
     train: Fitted
     validation: Fitted | None
     groups: tuple[tuple[int, ...], ...]
+    duplicate_lines: tuple[int, ...] = ()
 
     def rows(self) -> Iterator[Packed]:
         """Lay the samples of each group end to end."""
@@ -56,7 +57,7 @@ def prepare(
     renderer: Renderer,
     check: Callable[[], object] = lambda: None,
 ) -> Prepared:
-    """Split, render, fit and pack.
+    """Leave duplicates out if asked, split, render, fit and pack.
 
     Args:
         conversations: In the order of the file.
@@ -71,6 +72,10 @@ def prepare(
         OverlongRows: Rows are too long, and the spec wants to be told.
         NoRowsLeft, NoValidationRows: Every row of a side was dropped.
     """
+    left_out: tuple[int, ...] = ()
+    if spec.deduplicate:
+        unique = duplicates.without(conversations)
+        conversations, left_out = unique.conversations, unique.left_out_lines
     learnt: Sequence[Conversation] = conversations
     if validation is None and spec.validation_ratio is not None:
         sides = splits.split(conversations, ratio=spec.validation_ratio, seed=spec.seed)
@@ -81,7 +86,7 @@ def prepare(
     checked = None if validation is None else _fitted(validation, spec=spec, renderer=renderer, check=check)
     if checked is not None and not checked.examples:
         raise NoValidationRows(_nothing_left(checked, spec, side="to validate on"), param="max_length")
-    return Prepared(train=train, validation=checked, groups=_groups(train.examples, spec))
+    return Prepared(train=train, validation=checked, groups=_groups(train.examples, spec), duplicate_lines=left_out)
 
 
 def _fitted(

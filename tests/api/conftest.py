@@ -22,7 +22,7 @@ def live(sqlite_databases: SqliteDatabases, tmp_path_factory: pytest.TempPathFac
     """A service with one base that has no files, `plain`."""
     folder = tmp_path_factory.mktemp("live")
     sqlite_databases.copy(folder)
-    with serving(folder, max_body_bytes=65_536, max_upload_bytes=1_000_000, base="plain") as running:
+    with serving(folder, max_body_bytes=65_536, max_upload_bytes=1_000_000, max_uploads=4, base="plain") as running:
         registry.base(running.runtime, name="plain")
         yield running
 

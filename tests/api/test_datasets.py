@@ -1,5 +1,6 @@
 """Uploads over HTTP, in every way they come, and what is left when they are refused."""
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -168,6 +169,21 @@ def test_a_torn_upload_leaves_nothing(client: httpx.Client, live: Live) -> None:
     assert b"malformed_form" in answer
     assert client.get("/datasets").json()["data"] == []
     assert _stored(live) == before
+
+
+def test_uploads_beyond_the_limit_are_told_to_come_back(client: httpx.Client, live: Live) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(live.runtime.uploads.taken())
+        answer = client.post("/datasets", params={"name": "many"}, content=ROWS)
+    problem(answer, status=429, code="too_many_uploads")
+    assert (answer.headers["retry-after"], answer.headers["x-should-retry"]) == ("5", "true")
+    assert client.post("/datasets", params={"name": "many"}, content=ROWS).status_code == 201
+    refused = client.post("/datasets", params={"name": "bad"}, content=b"no rows")
+    problem(refused, status=422, code="invalid_dataset")
+    for _ in range(5):
+        client.post("/datasets", params={"name": "bad"}, content=b"no rows")
+    assert client.post("/datasets", params={"name": "many"}, content=ROWS).status_code == 200
 
 
 def test_a_data_set_in_use_is_kept_and_a_free_one_goes(client: httpx.Client, live: Live) -> None:

@@ -25,6 +25,7 @@ from tests.support.worlds import World, a_base, a_caller
 GOOD = b'{"instruction": "a", "input": "", "output": "b"}\n'
 LIMITS = UploadLimits(bytes=10**6, validation_wait_s=30)
 HASTY = UploadLimits(bytes=10**6, validation_wait_s=1e-6)
+LEASE_S = 30.0
 ANY_AGE = timedelta(seconds=-60)
 
 
@@ -272,19 +273,19 @@ def test_a_late_inspection_makes_the_data_set_ready(uploader: Uploader) -> None:
     waiting = uploader.send(GOOD, limits=HASTY).dataset
     assert (waiting.status, waiting.summary) == ("processing", None)
 
-    assert validations.finish_pending(store=uploader.store, database=uploader.database) == 1
+    assert validations.finish_pending(store=uploader.store, database=uploader.database, lease_s=LEASE_S) == 1
 
     ready = datasets.get(waiting.id, caller=uploader.caller, database=uploader.database)
     assert ready.summary is not None
     assert ready == replace(waiting, status="ready", summary=ready.summary)
     assert ready.summary.rows == 1
-    assert validations.finish_pending(store=uploader.store, database=uploader.database) == 0
+    assert validations.finish_pending(store=uploader.store, database=uploader.database, lease_s=LEASE_S) == 0
 
 
 def test_a_late_refusal_keeps_the_report_and_drops_the_bytes(uploader: Uploader, tmp_path: Path) -> None:
     waiting = uploader.send(GOOD + b"{}\n", name="a", limits=HASTY).dataset
 
-    validations.finish_pending(store=uploader.store, database=uploader.database)
+    validations.finish_pending(store=uploader.store, database=uploader.database, lease_s=LEASE_S)
 
     refused = datasets.get(waiting.id, caller=uploader.caller, database=uploader.database)
     assert refused.status == "invalid"
@@ -302,7 +303,7 @@ def test_lost_bytes_are_told_in_the_report(uploader: Uploader) -> None:
     assert waiting.object_key is not None
     uploader.store.delete(waiting.object_key)
 
-    validations.finish_pending(store=uploader.store, database=uploader.database)
+    validations.finish_pending(store=uploader.store, database=uploader.database, lease_s=LEASE_S)
 
     lost = datasets.get(waiting.id, caller=uploader.caller, database=uploader.database)
     assert (lost.status, lost.findings[0].code) == ("invalid", "bytes_missing")
@@ -327,7 +328,7 @@ def test_a_data_set_deleted_while_it_waits_is_not_inspected(uploader: Uploader) 
 
     datasets.delete(waiting.id, caller=uploader.caller, store=uploader.store, database=uploader.database)
 
-    assert validations.finish_pending(store=uploader.store, database=uploader.database) == 0
+    assert validations.finish_pending(store=uploader.store, database=uploader.database, lease_s=LEASE_S) == 0
     assert uploader.objects() == 0
 
 

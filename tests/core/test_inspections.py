@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.domain import formats, inspections
-from core.domain.datasets import MAX_FINDINGS, Summary
+from core.domain import formats, inspections, lengths
+from core.domain.datasets import MAX_FINDINGS, Lengths, Summary
 from tests.support.streams import cut
 
 GOOD = b'{"instruction": "a", "input": "", "output": "b"}\n'
@@ -23,7 +23,6 @@ def test_the_summary_counts_what_is_there() -> None:
 
     found = inspections.inspect([content])
 
-    assert found.findings == ()
     assert found.summary == Summary(
         format="alpaca",
         container="json",
@@ -34,10 +33,19 @@ def test_the_summary_counts_what_is_there() -> None:
         longest_row_characters=7,
         duplicates=0,
         columns=("instruction", "input", "output", "history", "system"),
+        formats={"alpaca": 2},
+        lengths=Lengths(unit="characters", up_to=lengths.BOUNDS, rows=(2, *[0] * len(lengths.BOUNDS))),
+        prompts=2,
+        compared_rows=2,
+        empty_inputs=1,
+        scripts={"Latin": 0.6364, "Han": 0.3636},
+        is_splittable=True,
+        warnings=1,
     )
+    assert [finding.code for finding in found.findings] == ["empty_inputs"]
 
 
-def test_duplicates_are_counted_and_warned_of() -> None:
+def test_duplicates_are_counted_across_formats_and_warned_of() -> None:
     other = b'{"inputs": "[|Human|]:a[|AI|]:", "targets": "b"}\n'
 
     found = inspections.inspect([GOOD * 50, other])
@@ -45,7 +53,7 @@ def test_duplicates_are_counted_and_warned_of() -> None:
     assert found.is_acceptable
     assert found.summary.duplicates == 50
     assert {finding.code for finding in found.findings} == {"duplicate_rows", "mixed_formats"}
-    assert found.summary.format == "mixed"
+    assert (found.summary.format, found.summary.formats) == ("mixed", {"alpaca": 50, "bluelm": 1})
     assert found.summary.warnings == 2
 
 
@@ -64,7 +72,8 @@ def test_odd_but_honest_text_is_data() -> None:
 
     found = inspections.inspect([b"\xef\xbb\xbf" + content.replace(b"\\u001b", b"\\u001B") + b"\r\n"])
 
-    assert found.findings == ()
+    assert found.is_acceptable
+    assert [finding.code for finding in found.findings] == ["invisible_characters", "control_characters"]
     assert found.summary.rows == 1
 
 

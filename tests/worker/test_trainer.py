@@ -17,7 +17,7 @@ from core.text.examples import OverlongRows
 from core.text.prepared import NoRowsLeft
 from tests.support import tiny_base
 from tests.support import training as t
-from worker.messages import Finished, Stopped
+from worker.messages import Entered, Finished, Stopped
 from worker.trainer import data
 from worker.trainer.attempt import HeldBase
 from worker.trainer.failures import Damaged, NotFinite, UserError
@@ -276,6 +276,20 @@ def test_overlong_rows_can_be_dropped_or_cut(base: Path, tmp_path: Path) -> None
         assert isinstance(result, Finished)
         metrics = json.loads((Path(result.bundle_dir) / "manifest.json").read_text())["metrics"]
         assert (metrics["samples"], metrics["dropped"], metrics["truncated"]) == (samples, dropped, truncated)
+
+
+def test_duplicates_are_left_out_on_request_and_told_of(base: Path, tmp_path: Path) -> None:
+    content = t.rows(4)
+    path = t.write(tmp_path, [content[0], content[1], content[0], *content[1:], content[0]])
+    for wanted, samples, duplicates in ((True, 4, 3), (False, 7, 0)):
+        given = t.spec(deduplicate=wanted, max_steps=1)
+        result, heard = t.train(t.run(base, path, tmp_path / str(wanted), given))
+        assert isinstance(result, Finished)
+        manifest = json.loads((Path(result.bundle_dir) / "manifest.json").read_text())
+        assert (manifest["metrics"]["samples"], manifest["metrics"]["duplicates"]) == (samples, duplicates)
+        assert manifest["spec"]["deduplicate"] is wanted
+        told = [event.message for event in heard.events if isinstance(event, Entered)]
+        assert told == (["Training has begun; 3 rows that repeat an earlier one are left out."] if wanted else [])
 
 
 def test_a_data_set_that_is_dropped_whole_is_the_owners_error(base: Path, tmp_path: Path) -> None:

@@ -58,12 +58,12 @@ class Pipe:
         self._outgoing.write(line(reply))
         self._outgoing.flush()
 
-    def tell(self, event: TrainingEvent | Phase | Stepped) -> None:
+    def tell(self, event: TrainingEvent | Phase | Entered | Stepped) -> None:
         """Write one event."""
         match event:
             case Phase():
                 self.send(Entered(phase=event))
-            case Stepped():
+            case Entered() | Stepped():
                 self.send(event)
             case _:
                 self.send(Told(event=event))

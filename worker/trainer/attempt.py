@@ -21,7 +21,7 @@ from core.domain.jobs import Phase
 from core.ml import attention
 from core.ml import model as models
 from core.text.chat import Renderer
-from worker.messages import Finished, Run, Stopped
+from worker.messages import Entered, Finished, Run, Stopped
 from worker.trainer import checkpoints, data, loop
 from worker.trainer import rows as flat
 from worker.trainer.checkpoints import Best, Facts, Reached, Shelf
@@ -107,7 +107,7 @@ def _run(run: Run, *, held: HeldBase, wishes: Wishes, tell: Tell, shelf: Shelf) 
         loaded = _load_rows(run, renderer=renderer, wishes=wishes)
         trainer, events = _prepare(run, model=model, loaded=loaded, wishes=wishes, tell=tell, shelf=shelf)
         wishes.check()
-        tell(Phase.TRAINING)
+        tell(_begun(loaded))
         try:
             trainer.train(resume_from_checkpoint=run.checkpoint_dir)
         except StopAsked as stop:
@@ -133,6 +133,13 @@ def _load_rows(run: Run, *, renderer: Renderer, wishes: Wishes) -> Loaded:
         validation = Source(path=Path(run.validation_path), sha256=run.validation_sha256)
     train = Source(path=Path(run.dataset_path), sha256=run.dataset_sha256)
     return data.load(train, validation, spec=run.spec, renderer=renderer, wishes=wishes)
+
+
+def _begun(loaded: Loaded) -> Phase | Entered:
+    if not loaded.duplicates:
+        return Phase.TRAINING
+    message = f"Training has begun; {loaded.duplicates} rows that repeat an earlier one are left out."
+    return Entered(phase=Phase.TRAINING, message=message)
 
 
 def _prepare(
@@ -175,6 +182,7 @@ def _publish(run: Run, *, trainer: LoraTrainer, events: Events, loaded: Loaded, 
         "train_loss": events.last.loss if events.last else None,
         "best_eval_loss": best.loss if math.isfinite(best.loss) else None,
         "samples": loaded.samples,
+        "duplicates": loaded.duplicates,
         "dropped": loaded.dropped,
         "truncated": loaded.truncated,
     }

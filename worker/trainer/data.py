@@ -31,12 +31,14 @@ class Source:
 class Loaded:
     """What is trained on. `rows` are what the sampler draws: samples, or packed rows of several.
 
-    `samples`, `dropped` and `truncated` count conversations of the training side.
+    `samples`, `dropped` and `truncated` count conversations of the training side, `duplicates` those that were left
+    out before the split since they repeat an earlier one.
     """
 
     rows: tuple[Row, ...]
     validation: tuple[Row, ...]
     samples: int
+    duplicates: int
     dropped: int
     truncated: int
 
@@ -56,6 +58,7 @@ def load(train: Source, validation: Source | None, *, spec: TrainSpec, renderer:
         rows=tuple(flat.row(row.input_ids_T, row.labels_T, starts=row.starts_S) for row in prepared.rows()),
         validation=tuple(flat.row(one.input_ids, one.labels) for one in checked),
         samples=len(prepared.train.examples),
+        duplicates=len(prepared.duplicate_lines),
         dropped=len(prepared.train.dropped_lines),
         truncated=len(prepared.train.truncated_lines),
     )

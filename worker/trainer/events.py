@@ -15,11 +15,11 @@ from typing_extensions import override
 from core.domain.jobs import Phase
 from core.domain.steps import Steps
 from core.domain.training import Evaluated, Progress, TrainingEvent, TrainSpec
-from worker.messages import Stepped
+from worker.messages import Entered, Stepped
 from worker.trainer.checkpoints import Best
 from worker.trainer.wishes import Wishes
 
-Tell = Callable[[TrainingEvent | Phase | Stepped], None]
+Tell = Callable[[TrainingEvent | Phase | Entered | Stepped], None]
 SECONDS_BETWEEN_STEPS: Final = 1.0
 Outcome = Literal["completed", "early_stopped", "finish", "pause", "cancel"]
 

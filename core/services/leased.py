@@ -1,0 +1,71 @@
+"""Stored bytes read by a process of their own while a lease keeps other readers away."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from core.db.transactions import Database, transaction
+from core.domain.datasets import Dataset
+from core.services.inspectors import PIECE_BYTES, Inspector
+from core.storage.objects import Store
+
+PATIENCE_S: Final = 3600.0
+Report = TypeVar("Report")
+
+
+class Gone(Exception):
+    """The data set was deleted, or someone else has finished it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """Where claimed data sets are read: their bytes, their rows, and how long a claim holds."""
+
+    store: Store
+    database: Database
+    lease_s: float
+
+
+async def read(dataset: Dataset, reader: Inspector[Report], desk: Desk, *, first: bytes = b"") -> Report:
+    """Feed a claimed data set's bytes to a process, renewing the claim, and give its report.
+
+    Args:
+        dataset: As claimed.
+        reader: The process.
+        desk: Where to read.
+        first: What the process gets before the bytes.
+
+    Raises:
+        Gone: There is nothing left to do.
+        InspectionFailed: The process ended without a report.
+        ObjectMissing: The bytes are lost.
+        Unavailable: The database or the store does not answer.
+    """
+    if first:
+        await reader.feed(first, patience_s=PATIENCE_S)
+    async for piece in _renewing(dataset, desk):
+        await reader.feed(piece, patience_s=PATIENCE_S)
+        if reader.is_decided:
+            break
+    # Parquet and packed files are read long after their last byte has gone.
+    while (outcome := await reader.outcome(patience_s=desk.lease_s / 3)) is None:
+        _renew(dataset, desk)
+    return outcome
+
+
+def _renew(dataset: Dataset, desk: Desk) -> None:
+    with transaction(desk.database) as tx:
+        if not tx.datasets.renew(dataset.id, lease_s=desk.lease_s):
+            raise Gone
+
+
+async def _renewing(dataset: Dataset, desk: Desk) -> AsyncIterator[bytes]:
+    """Read the bytes; blocking is fine, as this loop serves nobody else."""
+    due = time.monotonic() + desk.lease_s / 3
+    for chunk in desk.store.chunks(dataset.object_key or ""):
+        for start in range(0, len(chunk), PIECE_BYTES):
+            if time.monotonic() > due:
+                _renew(dataset, desk)
+                due = time.monotonic() + desk.lease_s / 3
+            yield chunk[start : start + PIECE_BYTES]
