@@ -9,16 +9,18 @@ from typing import Final
 from fastapi import FastAPI
 
 from api import faults, openapi, server
-from api.finisher import Finisher
 from api.meters import Meters
 from api.middleware import BodyLimits, Exchange, Gate
+from api.rounds import Rounds
 from api.routes import ROUTERS
 from core import runtime
 from core.runtime import Runtime
-from core.services import keys, validations
+from core.services import garbage, keys, validations
 from core.settings import Settings
 
 PROBES: Final = ("/healthz", "/readyz")
+FINISH_EVERY_S: Final = 2.0
+SWEEP_EVERY_S: Final = 3600.0
 FORM_OVERHEAD_BYTES: Final = 2**20
 """What a multipart body may have beside the file."""
 
@@ -33,14 +35,16 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with await asyncio.to_thread(runtime.build, settings) as built:
             await asyncio.to_thread(_seed, built)
-            finisher = Finisher(finish=partial(validations.finish_pending, store=built.store, database=built.database))
-            finisher.start()
+            rounds = _rounds(built, asyncio.get_running_loop())
+            for one in rounds:
+                one.start()
             if built.relay is not None:
                 built.relay.start()
             built.usage.start()
             app.state.runtime = built
             yield
-            await asyncio.to_thread(finisher.stop)
+            for one in rounds:
+                await asyncio.to_thread(one.stop)
             await asyncio.to_thread(built.usage.stop)
             await built.engines.aclose()
 
@@ -54,11 +58,26 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         BodyLimits,
         limit_bytes=settings.max_body_bytes,
-        larger={"POST /datasets": settings.max_upload_bytes + FORM_OVERHEAD_BYTES},
+        larger=dict.fromkeys(("POST /datasets", "POST /adapters"), settings.max_upload_bytes + FORM_OVERHEAD_BYTES),
     )
     app.add_middleware(Gate, allowed_hosts=settings.allowed_hosts, open_paths=PROBES)
     app.add_middleware(Exchange, meters=app.state.meters)
     return app
+
+
+def _rounds(rt: Runtime, loop: asyncio.AbstractEventLoop) -> tuple[Rounds, ...]:
+    """What every API process does now and then: inspections that uploads did not wait for, and deleted adapters."""
+    finish = partial(validations.finish_pending, store=rt.store, database=rt.database)
+    return (
+        Rounds(finish, name="finisher", pause_s=FINISH_EVERY_S),
+        Rounds(partial(_sweep_engines, rt, loop), name="engine sweep", pause_s=SWEEP_EVERY_S),
+    )
+
+
+def _sweep_engines(rt: Runtime, loop: asyncio.AbstractEventLoop) -> None:
+    """Take what deleted adapters left from the folder that engines read, and from the engines."""
+    gone = garbage.sweep_folders(rt.settings.adapters_dir(), database=rt.database)
+    asyncio.run_coroutine_threadsafe(rt.engines.unload(gone), loop).result()
 
 
 def _seed(rt: Runtime) -> None:

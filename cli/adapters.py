@@ -1,18 +1,60 @@
-"""`bluelora adapters`: list, show, download, delete, alias, unalias."""
+"""`bluelora adapters`: import, list, show, download, delete, alias, unalias."""
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import wrap_file
 
 from cli import places, remote
-from cli.options import AfterOption, DataDirOption, LimitOption
-from cli.screen import screen
+from cli.options import AfterOption, DataDirOption, LimitOption, MetadataOption, pairs
+from cli.screen import Refused, screen
+from core.domain.loras import CONFIG, WEIGHTS
+from core.domain.loraweights import SAVE_AGAIN
 
-app = typer.Typer(name="adapters", help="Adapters: list, show, download, delete, alias.", no_args_is_help=True)
+app = typer.Typer(name="adapters", help="Adapters: import, list, show, download, delete, alias.", no_args_is_help=True)
 Reference = Annotated[str, typer.Argument(help="ad_…, name, name@N, name@alias, job_…@latest or job_…@step-N.")]
 Name = Annotated[str, typer.Argument(help="The adapter's name.")]
 Alias = Annotated[str, typer.Argument(help="A movable name, such as prod.")]
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="What peft's save_pretrained wrote; two files of it are sent.")],
+    *,
+    name: Annotated[str, typer.Option(help="What the adapter shall be called.")],
+    base: Annotated[
+        str | None, typer.Option(help="The base it was trained on; default the configured one.", show_default=False)
+    ] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Applied when it answers: text, or @FILE.", show_default=False)
+    ] = None,
+    metadata: MetadataOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Import an adapter that was trained elsewhere; the service checks it while it arrives."""
+    _check_there(folder)
+    fields = {"name": name}
+    if base is not None:
+        fields["base"] = base
+    if system_prompt is not None:
+        fields["system_prompt"] = _text(system_prompt)
+    if metadata:
+        fields["metadata"] = json.dumps(pairs(metadata))
+    if (template_hash := _template_hash(folder)) is not None:
+        fields["template_hash"] = template_hash
+    if others := sorted(path.name for path in folder.iterdir() if path.name not in {CONFIG, WEIGHTS}):
+        screen.say(f"Not sent, as {CONFIG} and {WEIGHTS} are an adapter: {', '.join(others)}")
+    service = remote.service(places.chosen(data_dir))
+    size = (folder / WEIGHTS).stat().st_size
+    with (
+        (folder / CONFIG).open("rb") as config,
+        (folder / WEIGHTS).open("rb") as raw,
+        wrap_file(raw, size, description="importing", console=screen.console, transient=True) as weights,
+    ):
+        screen.thing(service.form("/adapters", fields, [(CONFIG, config), (WEIGHTS, weights)]))
 
 
 @app.command("list")
@@ -74,3 +116,34 @@ def unalias(name: Name, alias: Alias, data_dir: DataDirOption = None) -> None:
     """Take an alias away."""
     remote.service(places.chosen(data_dir)).delete(f"/adapters/{name}/aliases/{alias}")
     screen.say(f"{name}@{alias} is gone.")
+
+
+def _check_there(folder: Path) -> None:
+    if not folder.is_dir():
+        raise Refused(f"{folder} is no folder.")
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            if file == WEIGHTS and (folder / "adapter_model.bin").is_file():
+                raise Refused(
+                    f"{folder} has its weights as adapter_model.bin, a pickle, which is never sent. "
+                    f"If you trust it, save it as safetensors there: {SAVE_AGAIN}"
+                )
+            raise Refused(f"{folder} has no {file}; name the folder that peft's save_pretrained wrote.")
+
+
+def _template_hash(folder: Path) -> str | None:
+    """What a manifest of ours says of the chat format; adapters made elsewhere have none."""
+    try:
+        known = json.loads((folder / "manifest.json").read_bytes())["template_hash"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return known if isinstance(known, str) and re.fullmatch(r"[0-9a-f]{64}", known) else None
+
+
+def _text(given: str) -> str:
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{given[1:]} can't be read as text: {type(error).__name__}.") from error

@@ -1,12 +1,12 @@
-"""`bluelora jobs`: create, watch, list, show, events, metrics, cancel."""
+"""`bluelora jobs`: plan, create, watch, list, show, events, metrics, cancel."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from cli import places, remote, watch
+from cli import places, plans, remote, watch
 from cli.options import AfterOption, DataDirOption, LimitOption, MetadataOption, pairs
 from cli.screen import JobFailed, Refused, screen
 from core.domain.training import TrainSpec
@@ -15,27 +15,46 @@ FIELDS = ", ".join(
     f"--{name.replace('_', '-')}" for name in TrainSpec.model_fields if name not in ("metadata", "spec_version")
 )
 
-app = typer.Typer(name="jobs", help="Jobs: create, watch, list, show, events, metrics, cancel.", no_args_is_help=True)
+PLAN_S: Final = 90.0
+"""Rendering a large data set takes a while."""
+
+app = typer.Typer(
+    name="jobs", help="Jobs: plan, create, watch, list, show, events, metrics, cancel.", no_args_is_help=True
+)
 JobArgument = Annotated[str, typer.Argument(help="job_…")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Show live progress until the job has ended.")]
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    epilog=f"Every field of the job spec is an option: {FIELDS}.",
-)
+SPEC: Final[dict[str, Any]] = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+    "epilog": f"Every field of the job spec is an option: {FIELDS}.",
+}
+FileOption = Annotated[Path | None, typer.Option(help="A JSON job spec; options win over it.", show_default=False)]
+
+
+@app.command(**SPEC)
+def plan(
+    context: typer.Context, file: FileOption = None, metadata: MetadataOption = None, data_dir: DataDirOption = None
+) -> None:
+    """Say what a training job would do, with the options of `create`: tokens, steps, memory, time, what is learnt."""
+    spec = _spec(context, file, metadata)
+    made = remote.service(places.chosen(data_dir)).post("/jobs/plan", spec, timeout_s=PLAN_S)
+    if screen.json:
+        screen.document(made)
+    else:
+        plans.show(made, screen.console)
+
+
+@app.command(**SPEC)
 def create(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Option(help="A JSON job spec; options win over it.", show_default=False)] = None,
+    file: FileOption = None,
     metadata: MetadataOption = None,
     watch_: WatchOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Queue a training job, e.g. `--dataset NAME --name ADAPTER --learning-rate 2e-3 --watch`."""
-    spec = _read(file) if file else {}
-    spec |= spec_options(context.args)
-    if metadata:
-        spec["metadata"] = pairs(metadata)
+    spec = _spec(context, file, metadata)
     service = remote.service(places.chosen(data_dir))
     job = service.post("/jobs", spec)
     if watch_:
@@ -92,6 +111,15 @@ def metrics(job: JobArgument, data_dir: DataDirOption = None) -> None:
 def cancel(job: JobArgument, data_dir: DataDirOption = None) -> None:
     """Ask a job to stop; a running one stops at the end of its step."""
     screen.thing(remote.service(places.chosen(data_dir)).post(f"/jobs/{job}/cancel", {}))
+
+
+def _spec(context: typer.Context, file: Path | None, metadata: list[str] | None) -> dict[str, Any]:
+    """Put a spec together from a file, options and metadata."""
+    spec = _read(file) if file else {}
+    spec |= spec_options(context.args)
+    if metadata:
+        spec["metadata"] = pairs(metadata)
+    return spec
 
 
 def spec_options(arguments: list[str]) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 import httpx
 
 from cli.places import DataDir
 from cli.screen import Refused, Unreachable
+
+ANSWER_S: Final = 60.0
 
 
 class Service:
@@ -20,16 +22,17 @@ class Service:
     def __init__(self, url: str, key: str) -> None:
         self.url = url
         self._client = httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=httpx.Timeout(60.0, connect=5.0)
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=httpx.Timeout(ANSWER_S, connect=5.0)
         )
 
     def get(self, path: str, **query: str | int | None) -> Any:  # noqa: ANN401  (a JSON document)
         """GET a JSON document."""
         return self._json("GET", path, params={key: value for key, value in query.items() if value is not None})
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    def post(self, path: str, body: Mapping[str, Any], *, timeout_s: float = ANSWER_S) -> Any:  # noqa: ANN401
         """POST a JSON body, safe to repeat: each call has an idempotency key of its own."""
-        return self._json("POST", path, json=body, headers={"Idempotency-Key": str(uuid.uuid4())})
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        return self._json("POST", path, json=body, headers=headers, timeout=httpx.Timeout(timeout_s, connect=5.0))
 
     def put(self, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """PUT a JSON body."""
@@ -43,6 +46,12 @@ class Service:
         """POST a file's bytes as the body, streamed."""
         kind = {"Content-Type": "application/octet-stream"}
         return self._json("POST", path, params=query, content=file, headers=kind, timeout=None)
+
+    def form(self, path: str, fields: Mapping[str, str], files: Sequence[tuple[str, IO[bytes]]]) -> Any:  # noqa: ANN401
+        """POST a form of fields and named files, streamed in this order; safe to repeat."""
+        parts = [("file", (name, file)) for name, file in files]
+        once = {"Idempotency-Key": str(uuid.uuid4())}
+        return self._json("POST", path, data=dict(fields), files=parts, headers=once, timeout=None)
 
     def download(self, path: str, target: Path) -> None:
         """GET bytes into a file; a broken download leaves none."""

@@ -121,12 +121,13 @@ def _cell(name: str, value: Any) -> str:  # noqa: ANN401
     if name.endswith("_at") and isinstance(value, int):
         return datetime.fromtimestamp(value, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if name.endswith("bytes") and isinstance(value, int):
-        return _size(value)
+        return size(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.replace("[", "\\[")
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Write a number of bytes for people."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -8,15 +8,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from cli.remote import Service
+from cli.screen import Unreachable
 
 POLL_S: Final = 0.5
+PATIENCE_S: Final = 60.0
+"""A job outlives its API: a service that does not answer is asked again for so long, as a restart takes less."""
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
-def follow(service: Service, job_id: str, *, console: Console) -> Mapping[str, Any]:
+def follow(service: Service, job_id: str, *, console: Console, patience_s: float = PATIENCE_S) -> Mapping[str, Any]:
     """Show a job until it has ended, and return it.
 
     Where the console is no terminal, one line is printed for each new phase and loss instead of a bar.
+
+    Raises:
+        Unreachable: The service has not answered for `patience_s`; the job may go on all the same.
+        Refused: The service knows no such job.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -28,7 +35,7 @@ def follow(service: Service, job_id: str, *, console: Console) -> Mapping[str, A
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("waiting", total=None, loss="-", speed="-", left="-")
         while True:
-            job: Mapping[str, Any] = service.get(f"/jobs/{job_id}")
+            job = _asked(service, job_id, console=console, patience_s=patience_s)
             _draw(bar, task, job)
             line = _line(job)
             if not console.is_terminal and line != seen:
@@ -37,6 +44,23 @@ def follow(service: Service, job_id: str, *, console: Console) -> Mapping[str, A
             if job["status"] in ENDED:
                 return job
             time.sleep(POLL_S)
+
+
+def _asked(service: Service, job_id: str, *, console: Console, patience_s: float) -> Mapping[str, Any]:
+    given_up_at = time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            job: Mapping[str, Any] = service.get(f"/jobs/{job_id}")
+        except Unreachable as error:
+            if time.monotonic() >= given_up_at:
+                raise
+            if not told:
+                console.print(f"{error} The job goes on; asking again.")
+                told = True
+            time.sleep(POLL_S)
+        else:
+            return job
 
 
 def _draw(bar: Progress, task: TaskID, job: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from core.errors import Unavailable
 from core.inference.client import Engines
 from core.services import outbox
 from core.services.jobs import Policy
+from core.services.planners import Planners
 from core.services.renderers import Renderers
 from core.services.usage import Ledger
 from core.settings import Settings
@@ -50,6 +51,7 @@ class Runtime:
     relay: Relay | None
     pepper: bytes
     renderers: Renderers
+    planners: Planners
     engines: Engines
     usage: Ledger
 
@@ -109,6 +111,7 @@ def build(settings: Settings) -> Runtime:
         relay=None if broker_url is None else _relay(broker_url, database),
         pepper=_pepper(settings),
         renderers=Renderers(store=store, cache_dir=settings.data_dir.absolute() / "cache" / "texts"),
+        planners=Planners(),
         engines=_engines(settings, store),
         usage=Ledger(database),
     )

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("api", "worker", "core", "cli", "migrations")
-GPU_ONLY = ("torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "numpy")
+GPU_ONLY = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy")
 
 
 @pytest.mark.parametrize("name", PACKAGES)

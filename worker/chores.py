@@ -3,7 +3,8 @@
 import logging
 from typing import Final
 
-from core.services import attempts, datasets
+from core.services import attempts, datasets, garbage
+from core.services.garbage import Collected
 from worker import logfiles, scratch
 from worker.inputs import Site
 
@@ -14,7 +15,7 @@ LOGS_KEPT_S: Final = 14 * 24 * 3600.0
 
 
 def tidy(site: Site) -> None:
-    """Clear away folders of dead attempts, logs of two weeks ago, rows that are kept for a day, and uploads that no row points to.
+    """Clear away folders of dead attempts, old logs, rows that are kept for a day, and bytes that no row points to.
 
     Raises:
         Unavailable: Database or store do not answer.
@@ -26,3 +27,11 @@ def tidy(site: Site) -> None:
     removed = datasets.sweep(store=site.store, database=site.database)
     if removed:
         log.info("removed %d uploads that no row points to", removed)
+    collected = garbage.collect(store=site.store, database=site.database)
+    if collected != Collected():
+        log.info(
+            "of files that no row points to, set %d aside, removed %d, put %d back",
+            collected.set_aside,
+            collected.removed,
+            collected.put_back,
+        )

@@ -1,20 +1,30 @@
 """Data sets: upload, look, delete."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
-from api.bodies import MalformedForm, WrongContentType
+from api.bodies import WrongContentType
 from api.dependencies import FiltersDep, Id, Key, Reads, RuntimeDep, Writes
+from api.forms import MalformedForm
 from api.problems import problems
 from api.routes.created import created
 from api.routes.uploads import IncomingDep, InvalidUpload
 from api.schemas.adapters import DeletedOut
-from api.schemas.datasets import DatasetOut
+from api.schemas.datasets import DatasetOut, RowOut
 from api.schemas.lists import ListOut, listed
-from core.domain.datasets import Dataset, DatasetInUse, DatasetNotFound, DatasetTooLarge, InvalidDataset
+from core.domain.bases import BaseNotFound, BaseUnusable
+from core.domain.datasets import (
+    Dataset,
+    DatasetInUse,
+    DatasetNotFound,
+    DatasetNotReady,
+    DatasetTooLarge,
+    InvalidDataset,
+)
+from core.domain.excerpts import PageTooDeep
 from core.domain.pages import InvalidFilter, UnknownCursor
-from core.services import datasets
+from core.services import datasets, excerpts
 from core.services.idempotency import KeyInFlight, KeyReused
 from core.services.uploads import ChecksumMismatch, InvalidDatasetName, UploadLimits
 
@@ -95,6 +105,46 @@ def listing(filters: FiltersDep, caller: Reads, rt: RuntimeDep) -> ListOut[Datas
 def get(dataset: Id, caller: Reads, rt: RuntimeDep) -> DatasetOut:
     """Find a data set by its id, its name (the newest version), or `name@N`."""
     return DatasetOut.of(datasets.resolve(dataset, project_id=caller.project_id, database=rt.database))
+
+
+@router.get(
+    "/{dataset}/rows",
+    summary="Rows of a data set",
+    responses=problems(
+        DatasetNotFound, DatasetNotReady, InvalidDataset, UnknownCursor, PageTooDeep, BaseNotFound, BaseUnusable
+    ),
+)
+def rows(
+    dataset: Id,
+    caller: Reads,
+    rt: RuntimeDep,
+    *,
+    after: Annotated[
+        str | None, Query(max_length=100, description="The id of the last row seen, or its number.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Rows a page.")] = 20,
+    rendered: Annotated[bool, Query(description="Show tokens too, as a base is trained on them.")] = False,
+    base_model: Annotated[
+        str | None, Query(max_length=200, description="The base; default the configured one.")
+    ] = None,
+    system_prompt: Annotated[str | None, Query(max_length=8192, description="As in a job.")] = None,
+) -> ListOut[RowOut]:
+    """Page through the rows as they were parsed, in the order of the file: turns with roles, texts and weights.
+
+    A page ends early if its rows are long. In plain JSONL any page is found at once by the `id` of the row before it;
+    other files, and bare row numbers, are read from the start for five seconds at most.
+    """
+    page = excerpts.page(dataset, after=after, limit=limit, caller=caller, store=rt.store, database=rt.database)
+    if rendered:
+        page = excerpts.rendered(
+            page,
+            base_model=base_model,
+            default=rt.policy.default_base,
+            system=system_prompt,
+            renderers=rt.renderers,
+            database=rt.database,
+        )
+    return listed(RowOut, page)
 
 
 @router.delete("/{dataset}", summary="Delete a data set", responses=problems(DatasetNotFound, DatasetInUse))

@@ -16,7 +16,7 @@ from core.services import health, jobs, workers
 from core.services.health import Part
 
 router: Final = APIRouter(tags=["service"])
-FEATURES: Final = ("datasets", "jobs", "adapters", "generate", "openai_chat")
+FEATURES: Final = ("datasets", "dataset_rows", "jobs", "job_plans", "adapters", "generate", "openai_chat")
 
 
 class AliveOut(BaseModel):

@@ -1,4 +1,4 @@
-"""Jobs: ask for a training, watch it, stop it."""
+"""Jobs: plan a training, ask for it, watch it, stop it."""
 
 from typing import Annotated, Any, Final
 
@@ -10,15 +10,21 @@ from api.problems import problems
 from api.routes.created import created
 from api.schemas.jobs import EventOut, JobOut, MetricOut
 from api.schemas.lists import ListOut, listed
+from api.schemas.plans import PlanOut
 from core.domain.adapters import NameTaken
-from core.domain.bases import BaseNotFound
+from core.domain.bases import BaseNotFound, BaseUnusable
 from core.domain.datasets import DatasetNotFound, DatasetNotReady, InvalidDataset
+from core.domain.generation import InvalidMessages
 from core.domain.jobs import Job, JobAlreadyFinished, JobNotFound
 from core.domain.keys import RoleTooLow
 from core.domain.pages import InvalidFilter, Page, UnknownCursor
+from core.domain.splits import CannotSplit
 from core.domain.training import InvalidSpec, TrainSpec
-from core.services import jobs
+from core.services import jobs, plans
 from core.services.idempotency import KeyInFlight, KeyReused
+from core.services.planners import PlanFailed, TooComplex, TooManyPlans
+from core.text.examples import OverlongRows
+from core.text.prepared import NoRowsLeft, NoValidationRows
 
 router: Final = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 EXAMPLES: Final[dict[str, Any]] = {
@@ -42,8 +48,27 @@ REFUSALS: Final = (
     NameTaken,
     RoleTooLow,
     jobs.TooManyJobs,
+    CannotSplit,
     KeyReused,
     KeyInFlight,
+)
+PLAN_REFUSALS: Final = (
+    DatasetNotFound,
+    DatasetNotReady,
+    InvalidDataset,
+    BaseNotFound,
+    BaseUnusable,
+    InvalidSpec,
+    NameTaken,
+    RoleTooLow,
+    CannotSplit,
+    InvalidMessages,
+    OverlongRows,
+    NoRowsLeft,
+    NoValidationRows,
+    TooComplex,
+    TooManyPlans,
+    PlanFailed,
 )
 
 
@@ -79,6 +104,26 @@ def create(
         show=_shown,
     )
     return created(submitted.answer, location=f"/jobs/{submitted.job.id}", replayed=submitted.replayed)
+
+
+@router.post("/plan", summary="Plan a job", responses=problems(*PLAN_REFUSALS))
+def plan(spec: Annotated[TrainSpec, Body(openapi_examples=EXAMPLES)], caller: Writes, rt: RuntimeDep) -> PlanOut:
+    """Say what a job with this body would do; nothing is made, and no GPU is needed.
+
+    The rows are read, rendered and packed by the code that trains, so tokens and steps are the very ones that the job
+    would log, and the previews show which tokens are learnt. What `POST /jobs` would refuse is refused here, and so is
+    what the trainer would find in the rows. Of a large file the first rows stand for all: `estimated` says so.
+    """
+    made = plans.plan(
+        spec,
+        caller=caller,
+        policy=rt.policy,
+        planners=rt.planners,
+        renderers=rt.renderers,
+        store=rt.store,
+        database=rt.database,
+    )
+    return PlanOut.of(made)
 
 
 @router.get("", summary="List jobs", responses=problems(UnknownCursor, InvalidFilter))

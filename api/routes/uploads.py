@@ -9,7 +9,8 @@ from typing import Annotated, Final
 from fastapi import Depends, Query, Request
 from pydantic import TypeAdapter, ValidationError
 
-from api.bodies import Form, WrongContentType, media_type, parse_json
+from api.bodies import WrongContentType, media_type, parse_json
+from api.forms import Form
 from core.domain.written import Metadata
 from core.errors import Finding, Invalid
 from core.services.uploads import Upload
@@ -62,8 +63,7 @@ async def incoming(
     """
     kind = media_type(request)
     _check_query(request, is_form=kind == "multipart/form-data")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise WrongContentType("Send the file uncompressed.", param="content-encoding")
+    refuse_encoded(request)
     if kind == "multipart/form-data":
         form = Form(request)
         return Incoming(chunks=form.chunks(), upload=lambda: _described(form))
@@ -73,8 +73,18 @@ async def incoming(
             "(curl --data-binary @train.jsonl -H 'Content-Type: application/octet-stream').",
             param="content-type",
         )
-    upload = Upload(filename=filename or name or "", name=name, metadata=_metadata(metadata), sha256=sha256)
+    upload = Upload(filename=filename or name or "", name=name, metadata=metadata_of(metadata), sha256=sha256)
     return Incoming(chunks=request.stream(), upload=upload)
+
+
+def refuse_encoded(request: Request) -> None:
+    """Refuse a compressed body.
+
+    Raises:
+        WrongContentType: It has a content coding.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise WrongContentType("Send the file uncompressed.", param="content-encoding")
 
 
 IncomingDep = Annotated[Incoming, Depends(incoming)]
@@ -103,12 +113,17 @@ def _described(form: Form) -> Upload:
     return Upload(
         filename=form.filename or "",
         name=form.fields.get("name"),
-        metadata=_metadata(form.fields.get("metadata")),
+        metadata=metadata_of(form.fields.get("metadata")),
         sha256=sha256,
     )
 
 
-def _metadata(text: str | None) -> dict[str, str]:
+def metadata_of(text: str | None) -> dict[str, str]:
+    """Read the field `metadata`, a JSON object of strings.
+
+    Raises:
+        InvalidUpload: It is none.
+    """
     if not text:
         return {}
     try:

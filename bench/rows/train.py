@@ -11,22 +11,17 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback
 
-from bench import ceilings, data, harness, shapes
+from bench import ceilings, data, harness, shapes, trainers
 from bench.harness import Block, Options, Peer, Result, StepClock
 from bench.peers import notebook
 from bench.shapes import SHAPES, Shape
-from core.domain import steps as counting
 from core.domain.training import TrainSpec
 from core.ml import attention
 from core.ml import model as models
-from worker.trainer import loop
 from worker.trainer import rows as flat
-from worker.trainer.checkpoints import Best, Shelf
-from worker.trainer.events import Events
 from worker.trainer.loop import LoraTrainer
-from worker.trainer.wishes import Wishes
 
 SAMPLES_PER_STEP: Final = 16
 PARITY_STEPS: Final = 20
@@ -209,24 +204,7 @@ class _Bench:
             logging_steps=1 if self.dropout == 0 else 10,
         )
         rows = [flat.row(sample.input_ids, sample.labels) for sample in self.samples]
-        steps = counting.count(len(rows), spec)
-        set_seed(self.seed)
-        lora = models.Lora(
-            r=spec.r,
-            lora_alpha=spec.lora_alpha,
-            lora_dropout=spec.lora_dropout,
-            target_modules=spec.target_modules,
-        )
-        shelf = Shelf(folder, attempt=1, facts={})
-        return LoraTrainer(
-            models.add_lora(base, lora),
-            args=loop.arguments(spec, steps, device=self.device, scratch=shelf.scratch),
-            rows=rows,
-            validation=(),
-            events=Events(spec=spec, steps=steps, validates=False, best=Best(), wishes=Wishes(), tell=lambda _: None),
-            shelf=shelf,
-            base_name="bench",
-        )
+        return trainers.ours(base, rows, spec=spec, device=self.device, folder=folder)
 
     def _halved(self, base: PreTrainedModel) -> PreTrainedModel:
         """The notebook's precision: fp16 on CUDA, as it is on the CPU."""

@@ -1,5 +1,6 @@
 """The registry: immutable adapters, their version numbers, and aliases that move."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,6 +54,18 @@ class Adapters:
         """Find the highest version of a name."""
         return self._one(_t.c.name == name, _t.c.version.is_not(None), project_id=project_id)
 
+    def same(self, like: Adapter) -> Adapter | None:
+        """Find the newest imported version of a name that has the same base, files and system prompt.
+
+        `like.files` names those that count: a manifest says when it was written.
+        """
+        mine = (_t.c.name == like.name, _t.c.kind == "imported", _t.c.base_id == like.base_id)
+        rows = _living(like.project_id).where(*mine, _t.c.system_prompt.is_not_distinct_from(like.system_prompt))
+        for row in self.connection.execute(rows.order_by(_t.c.version.desc())):
+            if _contents(row.files) >= _contents([asdict(file) for file in like.files]):
+                return self._with_aliases([row])[0]
+        return None
+
     def version(self, name: str, version: int, *, project_id: str) -> Adapter | None:
         """Find `name@version`."""
         return self._one(_t.c.name == name, _t.c.version == version, project_id=project_id)
@@ -76,6 +89,16 @@ class Adapters:
             rows = rows.where(_t.c.kind == filters.status)
         found = lists.page(self.connection, rows, _t, filters, after=after, value=_same)
         return Page(tuple(self._with_aliases(list(found.data))), has_more=found.has_more)
+
+    def hashes(self) -> set[str]:
+        """Give the hashes of all files that a living adapter of any project has."""
+        rows = self.connection.execute(select(_t.c.files).where(_t.c.deleted_at.is_(None))).scalars()
+        return {file["sha256"] for files in rows for file in files}
+
+    def deleted(self, adapter_ids: Collection[str]) -> set[str]:
+        """Of these ids, of whatever project, give those whose adapters are tombstones."""
+        rows = select(_t.c.id).where(_t.c.id.in_(adapter_ids), _t.c.deleted_at.is_not(None))
+        return set(self.connection.execute(rows).scalars())
 
     def named(self, name: str) -> bool:
         """Say whether any project has ever used this name."""
@@ -103,7 +126,13 @@ class Adapters:
         return self.connection.execute(delete(_aliases).where(*mine)).rowcount == 1
 
     def _one(self, *conditions: ColumnElement[bool], project_id: str) -> Adapter | None:
-        best = (case((_t.c.kind == "final", 1), else_=0).desc(), _t.c.version.desc(), _t.c.step.desc(), _t.c.id.desc())
+        # Of a job's, the final one, which alone has a version; of a name's, the highest version, whoever made it.
+        best = (
+            case((_t.c.version.is_not(None), 1), else_=0).desc(),
+            _t.c.version.desc(),
+            _t.c.step.desc(),
+            _t.c.id.desc(),
+        )
         row = self.connection.execute(_living(project_id).where(*conditions).order_by(*best).limit(1)).one_or_none()
         return None if row is None else self._with_aliases([row])[0]
 
@@ -118,6 +147,10 @@ class Adapters:
 
 def _living(project_id: str) -> Select[Any]:
     return select(_t).where(_t.c.project_id == project_id, _t.c.deleted_at.is_(None))
+
+
+def _contents(files: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(file["name"], file["sha256"]) for file in files}
 
 
 def _same(row: Row[Any]) -> Row[Any]:

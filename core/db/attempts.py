@@ -51,6 +51,22 @@ class Attempts:
         kept = None if failure is None else asdict(failure)
         self.connection.execute(update(_t).where(*mine).values(outcome=outcome, failure=kept, ended_at=wall()))
 
+    def speeds(self, base_id: str, *, at_most: int) -> tuple[float, ...]:
+        """Tokens a second of the last attempts on a base that trained any, loading and all; the newest first."""
+        rows = (
+            select(_t.c.trained_tokens / _t.c.gpu_seconds)
+            .join(tables.jobs, tables.jobs.c.id == _t.c.job_id)
+            .where(
+                tables.jobs.c.base_id == base_id,
+                _t.c.trained_tokens > 0,
+                _t.c.gpu_seconds > 0,
+                _t.c.ended_at.is_not(None),
+            )
+            .order_by(_t.c.job_id.desc(), _t.c.number.desc())
+            .limit(at_most)
+        )
+        return tuple(float(speed) for speed in self.connection.execute(rows).scalars())
+
     def ended_in(self, job_id: str, failure_class: FailureClass) -> int:
         """Count the attempts of a job that ended in this class."""
         rows = select(func.count()).where(_t.c.job_id == job_id, _t.c.outcome == failure_class.value)

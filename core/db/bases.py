@@ -41,6 +41,10 @@ class Bases:
         """Give the oldest bases; no limit gives all."""
         return tuple(_base(row) for row in self.connection.execute(select(_t).order_by(_t.c.id).limit(limit)))
 
+    def hashes(self) -> set[str]:
+        """Give the hashes of all files that a base has."""
+        return {file["sha256"] for files in self.connection.execute(select(_t.c.files)).scalars() for file in files}
+
     def parameters(self, base_ids: Iterable[str]) -> dict[str, int]:
         """Give the size of some bases, by id."""
         rows = self.connection.execute(select(_t.c.id, _t.c.parameters).where(_t.c.id.in_(set(base_ids))))

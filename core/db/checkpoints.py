@@ -38,6 +38,10 @@ class Checkpoints:
         ordered = rows.order_by(_t.c.step.desc(), _t.c.attempt.desc())
         return tuple(_checkpoint(row) for row in self.connection.execute(ordered))
 
+    def manifests(self) -> set[str]:
+        """Give the manifests' hashes of all checkpoints that can be resumed from, of whatever job."""
+        return set(self.connection.execute(select(_t.c.manifest_sha256).where(_t.c.state == "ready")).scalars())
+
     def set_state(self, checkpoint: Checkpoint, state: Literal["corrupt", "dropped"]) -> None:
         """Take a checkpoint out of use."""
         mine = (

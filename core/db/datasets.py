@@ -27,12 +27,6 @@ class Datasets:
     connection: Connection
     clock: LeaseClock
 
-    def lock_names(self, project_id: str) -> None:
-        """Let one transaction at a time give out names and versions in a project."""
-        # NO KEY UPDATE: a plain FOR UPDATE would also stop every insert that refers to the project.
-        rows = select(tables.projects.c.id).where(tables.projects.c.id == project_id)
-        self.connection.execute(rows.with_for_update(key_share=True))
-
     def add(self, dataset: Dataset) -> Dataset:
         """Insert a data set under the next version of its name, and give it back with that version."""
         named = (_t.c.project_id == dataset.project_id, _t.c.name == dataset.name)

@@ -32,3 +32,8 @@ class Projects:
             row = self.connection.execute(select(_t.c.id, _t.c.name).where(_t.c.name == name)).one()
             found = Project(id=row.id, name=row.name)
         return found
+
+    def lock_names(self, project_id: str) -> None:
+        """Let one transaction at a time give out names and versions in a project."""
+        # NO KEY UPDATE: a plain FOR UPDATE would also stop every insert that refers to the project.
+        self.connection.execute(select(_t.c.id).where(_t.c.id == project_id).with_for_update(key_share=True))

@@ -6,10 +6,10 @@ Knows no files: core/storage publishes bundles, core/db holds rows.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from core.domain import ids
-from core.errors import Conflict, Invalid, NotFound
+from core.errors import Conflict, Finding, Invalid, NotFound
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 Kind = Literal["final", "checkpoint", "imported"]
@@ -186,3 +186,14 @@ class BrokenAdapter(Invalid):
     """The files of an adapter failed a check: shapes, finite weights, effect, or hash."""
 
     code = "broken_adapter"
+
+    @classmethod
+    def of(cls, finding: Finding) -> Self:
+        """Make one of what a check found."""
+        detail = f"{finding.message} {finding.hint}" if finding.hint else finding.message
+        return cls(detail, param=finding.field, findings=(finding,))
+
+
+def broken(code: str, message: str, *, field: str | None = None, hint: str | None = None) -> BrokenAdapter:
+    """Say what is wrong with an adapter's files, and what would be right."""
+    return BrokenAdapter.of(Finding(code=code, message=message, field=field, hint=hint))

@@ -37,9 +37,10 @@ class Conversation(NamedTuple):
 class Summary:
     """What a look at every row found. Characters are Unicode code points.
 
-    `rows` counts the good ones; `format` is the rows' own (`alpaca`, `bluelm`, or `mixed`), `container` the file's
-    (`jsonl`, `json`), both `unknown` when nothing could be read. `errors` and `warnings` count findings, of which
-    at most MAX_FINDINGS are listed.
+    `rows` counts the good ones; `format` is the rows' own (`alpaca`, `bluelm`, `openai`, `sharegpt`,
+    `prompt_completion`, or `mixed`), `container` the file's (`jsonl`, `json`, `csv`, `tsv`, `parquet`), both `unknown`
+    when nothing could be read, and `compression` what it was packed with (`gzip`, `zstd`). `errors` and `warnings`
+    count findings, of which at most MAX_FINDINGS are listed.
     """
 
     format: str
@@ -51,6 +52,7 @@ class Summary:
     longest_row_characters: int
     duplicates: int
     columns: tuple[str, ...]
+    compression: str | None = None
     errors: int = 0
     warnings: int = 0
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from core.domain import containers, rows, strictjson
+from core.domain.containers import Raw
 from core.domain.datasets import Conversation, InvalidDataset, Turn
 from core.domain.faults import BadFile, BadRow
 from core.errors import Finding
@@ -17,37 +18,48 @@ Sample = tuple[tuple[str, ...], tuple[Turn, ...]]
 """One row as read: the names of its fields, and its turns."""
 
 
-def sample(raw: bytes) -> Sample:
+def sample(raw: Raw) -> Sample:
     """Read one raw row.
 
     Raises:
         BadRow: It is no row of a known format; findings have no line yet.
     """
-    row = strictjson.loads(raw)
+    row = raw if type(raw) is dict else _read(raw)
     fields = tuple(row)
     return fields, rows.format_of(fields).read(row)
 
 
+def _read(raw: Raw) -> dict[str, object]:
+    if isinstance(raw, BadRow):
+        raise raw
+    return raw if isinstance(raw, dict) else strictjson.loads(raw)
+
+
 def parse(chunks: Iterable[bytes]) -> Iterator[Conversation]:
-    """Read conversations, holding one row and one chunk in memory.
+    """Read conversations, holding a few rows and one chunk in memory.
 
     Raises:
         InvalidDataset: At the first fault; data sets that passed `inspections.inspect` have none.
     """
-    try:
-        for line, raw in containers.open_rows(chunks).rows:
-            try:
-                yield Conversation(sample(raw)[1], line)
-            except BadRow as bad:
-                raise BadFile(replace(bad.findings[0], line=line)) from bad
-    except BadFile as bad:
-        raise _refused(bad.finding) from bad
+    yield from _parsed(chunks, None)
 
 
 def parse_file(path: Path) -> Iterator[Conversation]:
     """Read conversations from a local file; raises as `parse` does."""
     with path.open("rb") as file:
-        yield from parse(iter(lambda: file.read(READ_BYTES), b""))
+        yield from _parsed(iter(lambda: file.read(READ_BYTES), b""), file)
+
+
+def _parsed(chunks: Iterable[bytes], file: BinaryIO | None) -> Iterator[Conversation]:
+    try:
+        for line, raw in containers.open_rows(chunks, file=file).rows:
+            try:
+                turns = sample(raw)[1]
+            except BadRow as bad:
+                raise BadFile(replace(bad.findings[0], line=line)) from bad
+            yield Conversation(turns, line)
+    except BadFile as bad:
+        raise _refused(bad.finding) from bad
 
 
 def _refused(finding: Finding) -> InvalidDataset:

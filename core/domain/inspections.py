@@ -25,7 +25,7 @@ def inspect(chunks: Iterable[bytes]) -> Inspection:
     look = _Look()
     try:
         opened = containers.open_rows(chunks)
-        look.container = opened.container
+        look.container, look.compression = opened.container, opened.compression
         for line, raw in opened.rows:
             look.at_row(line, raw)
         look.at_end()
@@ -46,6 +46,7 @@ class _Look:
 
     def __init__(self) -> None:
         self.container: containers.Container | None = None
+        self.compression: containers.Compression | None = None
         self._formats: dict[str, int] = {}
         self._columns: dict[tuple[str, ...], None] = {}
         self._row = self._turns = 0
@@ -55,7 +56,7 @@ class _Look:
         self._warnings: list[DatasetFinding] = []
         self._error_count = self._warning_count = 0
 
-    def at_row(self, line: int, raw: bytes) -> None:
+    def at_row(self, line: int, raw: containers.Raw) -> None:
         """Take one row in.
 
         Raises:
@@ -98,6 +99,13 @@ class _Look:
                 message=f"Rows of {first} and of {second} stand in one file.",
                 hint="Both are read; is that what you meant?",
             )
+        if unread := sorted({name for fields in self._columns for name in rows.unread(fields)}):
+            self._warn(
+                line=None,
+                code="unread_fields",
+                message=f"Nothing is made of {', '.join(unread)}.",
+                hint="That is fine for notes about where a row is from; rename a field that should be trained on.",
+            )
         if duplicates := self._digests.duplicates():
             self._warn(
                 line=None,
@@ -118,6 +126,7 @@ class _Look:
         summary = Summary(
             format=next(iter(self._formats), "unknown") if len(self._formats) < 2 else "mixed",
             container=self.container or "unknown",
+            compression=self.compression,
             rows=self._rows,
             turns=self._turns,
             prompt_characters=self._prompt,
@@ -131,8 +140,8 @@ class _Look:
         return Inspection(summary=summary, findings=(*self._errors, *self._warnings[:room]))
 
     def _refuse(self, line: int, bad: BadRow) -> None:
-        # A JSON array may stand on one line, where only the row's number helps.
-        where = f"Row {self._row}: " if self.container == "json" else ""
+        # A JSON array may stand on one line, and Parquet has no lines, so that only the row's number helps.
+        where = f"Row {self._row}: " if self.container in {"json", "parquet"} else ""
         for finding in bad.findings:
             self.fault(replace(finding, line=line, message=where + finding.message))
         if self._error_count >= MAX_ERRORS:

@@ -16,9 +16,9 @@ from typing import Final
 
 from core.domain.adapters import Adapter
 from core.domain.bases import Base
-from core.domain.generation import EngineUnavailable, QueueFull, Sampling
+from core.domain.generation import EngineUnavailable, PromptTooLong, QueueFull, Sampling
 from core.inference.connections import RETRY_S, AdapterMissing, Chunk, Engine
-from core.inference.protocol import CompletionRequest, LoadAdapter
+from core.inference.protocol import CompletionRequest, LoadAdapter, UnloadAdapter
 
 __all__ = ["Chunk", "EngineState", "Engines", "Lay"]
 
@@ -55,6 +55,7 @@ class Engines:
         self._turn = itertools.count()
         self._loading: weakref.WeakValueDictionary[tuple[Engine, str], asyncio.Lock] = weakref.WeakValueDictionary()
         self._loaded_at: dict[tuple[Engine, str], float] = {}
+        self._laying: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def stream(
         self, *, base: Base, adapter: Adapter | None, ids: Sequence[int], sampling: Sampling
@@ -68,11 +69,14 @@ class Engines:
             QueueFull: None of them has room.
             EngineFailed: The engine broke off.
             BrokenAdapter: The engine refuses the adapter's files.
-            PromptTooLong: The engine reads fewer tokens than the base.
+            PromptTooLong: The engines read fewer tokens than the base; an engine would cut the answer short instead.
         """
         asked = _request(base.name if adapter is None else adapter.id, ids, sampling)
-        problem: EngineUnavailable | QueueFull = _nobody(base)
-        for engine in await self._serving(base):
+        problem: EngineUnavailable | QueueFull | PromptTooLong = _nobody(base)
+        for engine, reads in await self._serving(base):
+            if len(ids) + sampling.max_tokens > reads:
+                problem = _too_long(reads)
+                continue
             try:
                 async with aclosing(self._answer(engine, asked, base=base, adapter=adapter)) as chunks:
                     async for chunk in chunks:
@@ -87,29 +91,41 @@ class Engines:
         """Say how each engine is; an answer is at most some seconds old."""
         served = await asyncio.gather(*(engine.bases() for engine in self._engines))
         return tuple(
-            EngineState(number=number, is_up=bases is not None, bases=bases or ())
+            EngineState(number=number, is_up=bases is not None, bases=tuple(bases or ()))
             for number, bases in enumerate(served, start=1)
         )
+
+    async def unload(self, adapter_ids: Sequence[str]) -> None:
+        """Have every engine drop adapters that nobody may ask any more."""
+        for adapter_id in adapter_ids:
+            asked = UnloadAdapter(lora_name=adapter_id)
+            await asyncio.gather(*(engine.unload(asked) for engine in self._engines))
 
     async def aclose(self) -> None:
         """Close all connections."""
         for engine in self._engines:
             await engine.aclose()
 
-    async def _serving(self, base: Base) -> list[Engine]:
-        """List the engines of a base, the least busy first, equals in turn."""
+    async def _serving(self, base: Base) -> list[tuple[Engine, int]]:
+        """List the engines of a base and how many tokens they read, the least busy first, equals in turn."""
         served = await asyncio.gather(*(engine.bases() for engine in self._engines))
-        serving = [engine for engine, bases in zip(self._engines, served, strict=True) if base.name in (bases or ())]
+        serving = [
+            (engine, bases[base.name] or base.context_length)
+            for engine, bases in zip(self._engines, served, strict=True)
+            if bases is not None and base.name in bases
+        ]
         if serving:
             start = next(self._turn) % len(serving)
             serving = serving[start:] + serving[:start]
-        return sorted(serving, key=lambda engine: engine.busy)
+        return sorted(serving, key=lambda each: each[0].busy)
 
     async def _answer(
         self, engine: Engine, asked: CompletionRequest, *, base: Base, adapter: Adapter | None
     ) -> AsyncGenerator[Chunk, None]:
         for _ in range(LOADS):
             asked_at = time.monotonic()
+            if adapter is not None:
+                await self._keep(adapter)
             try:
                 async with aclosing(engine.answer(asked)) as chunks:
                     async for chunk in chunks:
@@ -123,16 +139,31 @@ class Engines:
                 return
         raise QueueFull("More adapters are in use than the engine has places for; try again.", retry_after_s=RETRY_S)
 
+    async def _keep(self, adapter: Adapter) -> None:
+        """Lay an adapter's files out again if somebody has removed them.
+
+        vLLM reads them anew when the adapter's weights have lost their place meanwhile; without them it ends.
+        """
+        folder = self._folder(adapter)
+        if folder.is_dir():
+            return
+        async with self._laying.setdefault(adapter.id, asyncio.Lock()):
+            if not folder.is_dir():
+                await asyncio.to_thread(self._lay, adapter, folder)
+
     async def _load(self, engine: Engine, adapter: Adapter, *, missed_at: float) -> None:
         """Bring an adapter to an engine, once for all requests that missed it at the same time."""
         key = (engine, adapter.id)
         async with self._loading.setdefault(key, asyncio.Lock()):
             if self._loaded_at.get(key, missed_at) > missed_at:
                 return
-            folder = self._adapter_dir / f"{adapter.id}-{adapter.sha256[:16]}"
+            folder = self._folder(adapter)
             await asyncio.to_thread(self._lay, adapter, folder)
             await engine.load(LoadAdapter(lora_name=adapter.id, lora_path=str(folder)))
             self._loaded_at[key] = time.monotonic()
+
+    def _folder(self, adapter: Adapter) -> Path:
+        return self._adapter_dir / f"{adapter.id}-{adapter.sha256[:16]}"
 
 
 def _request(model: str, ids: Sequence[int], sampling: Sampling) -> CompletionRequest:
@@ -151,3 +182,10 @@ def _request(model: str, ids: Sequence[int], sampling: Sampling) -> CompletionRe
 
 def _nobody(base: Base) -> EngineUnavailable:
     return EngineUnavailable(f"No engine that serves {base.name} answers; try again later.", retry_after_s=RETRY_S)
+
+
+def _too_long(reads: int) -> PromptTooLong:
+    return PromptTooLong(
+        f"The engine reads {reads} tokens, prompt and answer together; shorten the messages or lower max_tokens.",
+        param="max_tokens",
+    )

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -16,8 +16,8 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from core.domain.adapters import BrokenAdapter
-from core.domain.generation import EngineFailed, EngineUnavailable, PromptTooLong, QueueFull
-from core.inference.protocol import Completion, CompletionRequest, EngineFailure, LoadAdapter, ModelList
+from core.domain.generation import EngineFailed, EngineUnavailable, QueueFull
+from core.inference.protocol import Completion, CompletionRequest, EngineFailure, LoadAdapter, ModelList, UnloadAdapter
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,12 @@ class Engine:
         self._headers = headers | {"Content-Type": "application/json", "Host": self._completions.netloc.decode()}
         self._extensions = {"timeout": timeout.as_dict()}
         self._asking = asyncio.Lock()
-        self._bases: tuple[str, ...] | None = None
+        self._bases: Mapping[str, int | None] | None = None
         self._asked_at = float("-inf")
         self.busy = 0
 
-    async def bases(self) -> tuple[str, ...] | None:
-        """Name the bases it serves; None while it does not answer."""
+    async def bases(self) -> Mapping[str, int | None] | None:
+        """Name the bases it serves, and how many tokens it reads if it says so; None while it does not answer."""
         async with self._asking:
             if time.monotonic() - self._asked_at > (GONE_S if self._bases is None else FRESH_S):
                 self._bases = await self._ask()
@@ -89,7 +89,6 @@ class Engine:
         Raises:
             AdapterMissing: It has no such model.
             QueueFull: It takes no more requests now.
-            PromptTooLong: It reads fewer tokens than we thought.
             EngineUnavailable: It can't be reached, or ended before the first token.
             EngineFailed: It broke off.
         """
@@ -136,7 +135,7 @@ class Engine:
         Raises:
             BrokenAdapter: It refuses the files.
             QueueFull: All its places are in use.
-            EngineUnavailable: It can't be reached.
+            EngineUnavailable: It can't be reached, or does not see the files.
         """
         try:
             response = await self._http.post("/v1/load_lora_adapter", json=adapter.model_dump(), timeout=LOAD_S)
@@ -150,7 +149,13 @@ class Engine:
         )
         if response.status_code in {429, 503}:
             raise _full(response)
-        if response.status_code in {400, 404, 422}:
+        if response.status_code == 404:
+            raise EngineUnavailable(
+                "The engine does not find the adapter's folder, or loads none while it runs; its operator has to start it "
+                "for that and to share the folder of adapters with it."
+            )
+        # vLLM answers 500 to files that it can't use, and when it breaks down itself.
+        if response.status_code in {400, 422} or (response.status_code == 500 and await self._is_healthy()):
             raise BrokenAdapter(
                 f"The engine can't load adapter {adapter.lora_name}: its files are damaged, of another base or chat "
                 "format, or of a larger rank than the engine allows.",
@@ -158,11 +163,28 @@ class Engine:
             )
         raise EngineUnavailable("The engine failed while it loaded the adapter.", retry_after_s=RETRY_S)
 
+    async def unload(self, adapter: UnloadAdapter) -> None:
+        """Have it drop an adapter; one that it has not, or an engine that is gone, is fine."""
+        try:
+            response = await self._http.post("/v1/unload_lora_adapter", json=adapter.model_dump(), timeout=PROBE_S)
+        except httpx.TransportError:
+            self.forget()
+            return
+        if response.is_error and response.status_code not in {400, 404}:
+            log.warning("an engine does not unload adapter %s: %d", adapter.lora_name, response.status_code)
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
 
-    async def _ask(self) -> tuple[str, ...] | None:
+    async def _is_healthy(self) -> bool:
+        try:
+            response = await self._http.get("/health", timeout=PROBE_S)
+        except httpx.TransportError:
+            return False
+        return response.is_success
+
+    async def _ask(self) -> Mapping[str, int | None] | None:
         try:
             response = await self._http.get("/v1/models", timeout=PROBE_S)
             response.raise_for_status()
@@ -170,7 +192,7 @@ class Engine:
         except (httpx.HTTPError, ValidationError) as error:
             log.warning("an engine does not say what it serves: %r", error)
             return None
-        return tuple(card.id for card in cards if card.parent is None)
+        return {card.id: card.max_model_len for card in cards if card.parent is None}
 
 
 async def _check(response: httpx.Response) -> None:
@@ -183,11 +205,6 @@ async def _check(response: httpx.Response) -> None:
     log.warning("an engine refused a request: %d %s", response.status_code, text[:1000])
     if response.status_code in {429, 503}:
         raise _full(response)
-    if response.status_code == 400 and "context length" in text:
-        raise PromptTooLong(
-            "Prompt and answer together are longer than the engine reads; shorten the messages or lower max_tokens.",
-            param="max_tokens",
-        )
     if response.status_code in {401, 403}:
         raise EngineUnavailable("The engine does not take this service's key; its operator has to set it.")
     raise EngineFailed("The engine could not answer this request.", retry_after_s=RETRY_S)

@@ -3,7 +3,7 @@
 The engine deals in token ids: the API renders prompts (core/text/chat.py) and decodes answers itself, so that
 both engines get the same ids and no user text ever becomes a control token.
 `POST /v1/completions` with `return_token_ids`, `POST /v1/load_lora_adapter`, `POST /v1/unload_lora_adapter`,
-`GET /v1/models`, `GET /health`. Shapes follow vLLM 0.24; fields we do not send are left out.
+`GET /v1/models`, `GET /health`. Shapes follow vLLM 0.32; fields we do not send are left out.
 """
 
 from typing import Annotated, Literal

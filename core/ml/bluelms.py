@@ -79,7 +79,7 @@ class Plan:
                 "every value finite",
                 "every folded row against torch's LayerNorm",
                 "every other tensor reloaded and equal to its source",
-                f"the tokenizer against SentencePiece on {tokenizerfiles.PROBES} texts and more",
+                f"the tokenizer against SentencePiece on every piece and {tokenizerfiles.PROBES} mixed texts",
             ),
             notes=tokenizer.notes,
             versions=records.versions(),

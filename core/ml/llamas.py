@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pydantic import ValidationError
 
 from core.domain.adapters import AdapterFile
 from core.domain.checkpoints import DamagedCheckpoint, UnsupportedCheckpoint
+from core.domain.linears import LlamaSizes, linears
 from core.ml import blocks, layouts, records, trials
 from core.ml.journals import Journal
 from core.ml.progress import Tally
@@ -78,7 +80,7 @@ class Plan:
             rows=self.rows,
             dtype=str(self.dtype).removeprefix("torch."),
             max_ulp=None,
-            segment_encoder="tokenizers",
+            segment_encoder="sentencepiece" if SENTENCEPIECE_FILE in self.files else "tokenizers",
             checks=("every tensor of the config by name and shape", "every value finite", "every copy by sha256"),
             notes=chat,
             versions=records.versions(),
@@ -139,38 +141,29 @@ def plan(source: Source, config: Mapping[str, Any]) -> Plan:
 
 
 def _check_shapes(config: Mapping[str, Any], tensors: Mapping[str, layouts.TensorInfo]) -> None:
-    fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    sizes = {field: config.get(field) for field in fields}
-    if not all(isinstance(size, int) and 0 < size < 2**24 for size in sizes.values()):
-        raise DamagedCheckpoint(
-            f"config.json lacks sizes: {', '.join(f'{f} {str(v)[:20]}' for f, v in sizes.items())}."
-        )
+    rows = config.get("vocab_size")
+    if not isinstance(rows, int) or not 0 < rows < 2**24:
+        raise DamagedCheckpoint(f"config.json lacks sizes: vocab_size {str(rows)[:20]}.")
+    try:
+        sizes = LlamaSizes.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise DamagedCheckpoint(f"config.json lacks sizes: {first['loc'][0]}: {first['msg']}.") from error
     wrong = [
         f"{name} {list(tensors[name].shape) if name in tensors else 'is missing'}, expected {list(shape)}"
-        for name, shape in _shapes(config).items()
+        for name, shape in _shapes(config, sizes).items()
         if name not in tensors or tensors[name].shape != shape
     ]
     if wrong:
         raise DamagedCheckpoint(f"{len(wrong)} tensors are not those of the config: {'; '.join(wrong[:3])}.")
 
 
-def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    h, i, rows = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or h // heads
-    query, key = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
+def _shapes(config: Mapping[str, Any], sizes: LlamaSizes) -> dict[str, tuple[int, ...]]:
+    h, rows = sizes.hidden_size, config["vocab_size"]
     named: dict[str, tuple[int, ...]] = {layouts.EMBEDDING: (rows, h), "model.norm.weight": (h,)}
-    for layer in range(config["num_hidden_layers"]):
+    for path, linear in linears(sizes).items():
+        named[f"{path}.weight"] = (linear.out_features, linear.in_features)
+    for layer in range(sizes.num_hidden_layers):
         at = f"model.layers.{layer}."
-        named |= {
-            f"{at}self_attn.q_proj.weight": (query, h),
-            f"{at}self_attn.k_proj.weight": (key, h),
-            f"{at}self_attn.v_proj.weight": (key, h),
-            f"{at}self_attn.o_proj.weight": (h, query),
-            f"{at}mlp.gate_proj.weight": (i, h),
-            f"{at}mlp.up_proj.weight": (i, h),
-            f"{at}mlp.down_proj.weight": (h, i),
-            f"{at}input_layernorm.weight": (h,),
-            f"{at}post_attention_layernorm.weight": (h,),
-        }
+        named |= {f"{at}input_layernorm.weight": (h,), f"{at}post_attention_layernorm.weight": (h,)}
     return named if config.get("tie_word_embeddings", False) else named | {layouts.HEAD: (rows, h)}

@@ -46,7 +46,7 @@ RANGES: Final = (
 
 
 def texts(pieces: Sequence[str], *, unusual: Sequence[str] = (), count: int, seed: int = 0) -> Iterator[str]:
-    """Yield the written probes, each unusual piece between characters, and `count` seeded mixtures.
+    """Yield the written probes, every piece alone, unusual ones between characters, and `count` seeded mixtures.
 
     Args:
         pieces: The tokenizer's own pieces; mixtures draw from them too, as random characters seldom meet a merge.
@@ -59,6 +59,7 @@ def texts(pieces: Sequence[str], *, unusual: Sequence[str] = (), count: int, see
         yield from (piece, f"你{piece}好", f" {piece} {piece}")
     rng = random.Random(seed)
     plain = [piece.replace("▁", " ") for piece in pieces]
+    yield from plain
     for _ in range(count):
         parts = [_part(rng, plain) for _ in range(rng.randint(1, 12))]
         yield "".join(parts)

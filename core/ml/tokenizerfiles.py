@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tokenizers import Tokenizer
+
 from core.domain.checkpoints import DamagedCheckpoint
 from core.ml import probes
 from core.ml.sentencepieces import BASIC, NORMAL, UNUSED, USER_DEFINED, SentencePieces
@@ -83,15 +85,13 @@ def write(folder: Path, tokens: Tokens, *, context: int) -> Written:
     tokenizer = tokens.pieces.fast(tokens.added)
     notes: list[str] = []
     names = ["tokenizer.json", "tokenizer_config.json"]
-    unusual = [*tokens.pieces.pieces(USER_DEFINED), *tokens.pieces.pieces(UNUSED)]
-    texts = probes.texts(tokens.pieces.pieces(NORMAL), unusual=unusual, count=PROBES)
-    difference = tokens.pieces.difference(tokenizer, texts)
-    if difference is not None:
+    differing = _differing(tokens.pieces, tokenizer)
+    if differing is not None:
         (folder / segments.SENTENCEPIECE_FILE).write_bytes(tokens.pieces.serialized)
         names.append(segments.SENTENCEPIECE_FILE)
         notes.append(
-            f"The converted tokenizer reads {difference.text[:40]!r} otherwise than SentencePiece, so SentencePiece stays "
-            "the encoder here; engines that read tokenizer.json alone may differ."
+            f"The converted tokenizer does not read {differing} as SentencePiece does, so SentencePiece stays the "
+            "encoder here; engines that read tokenizer.json alone may differ."
         )
     tokenizer.save(str(folder / "tokenizer.json"))
     _dump(folder / "tokenizer_config.json", _config(tokens, context=context))
@@ -104,9 +104,19 @@ def write(folder: Path, tokens: Tokens, *, context: int) -> Written:
         notes.append(f"Added tokens without a row of their own were dropped: {', '.join(tokens.dropped)}.")
     return Written(
         names=tuple(names),
-        segment_encoder="tokenizers" if difference is None else "sentencepiece",
+        segment_encoder="tokenizers" if differing is None else "sentencepiece",
         notes=tuple(notes),
     )
+
+
+def _differing(pieces: SentencePieces, tokenizer: Tokenizer) -> str | None:
+    """Say what the converted tokenizer reads otherwise than SentencePiece; None if nothing is known."""
+    if obstacles := pieces.obstacles():
+        return " and ".join(obstacles)
+    unusual = [*pieces.pieces(USER_DEFINED), *pieces.pieces(UNUSED)]
+    texts = probes.texts(pieces.pieces(NORMAL), unusual=unusual, count=PROBES)
+    difference = pieces.difference(tokenizer, texts)
+    return None if difference is None else repr(difference.text[:40])
 
 
 def _config(tokens: Tokens, *, context: int) -> dict[str, Any]:

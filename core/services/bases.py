@@ -181,7 +181,7 @@ def _check_free(tx: Transaction, name: str) -> None:
         raise NameTaken(f"An adapter is called {name!r}; give the base another name.", param="name")
 
 
-def choose(tx: Transaction, named: str | None, *, default: str | None) -> Base:
+def choose(tx: Transaction, named: str | None, *, default: str | None, param: str = "base_model") -> Base:
     """Find the named base, else the default one, else the only one.
 
     Raises:
@@ -197,5 +197,5 @@ def choose(tx: Transaction, named: str | None, *, default: str | None) -> Base:
         return some[0]
     names = ", ".join(base.name for base in some) or "none yet; `bluelora import` makes one"
     if wanted is None:
-        raise BaseNotFound(f"Name a base: {names}.", param="base_model")
-    raise BaseNotFound(f"There is no base {wanted[:100]!r}; there are: {names}.", param="base_model")
+        raise BaseNotFound(f"Name a base: {names}.", param=param)
+    raise BaseNotFound(f"There is no base {wanted[:100]!r}; there are: {names}.", param=param)

@@ -215,7 +215,7 @@ def _registered(tx: Transaction, offer: _Offer) -> Registered:
     if earlier is not None:
         dataset = tx.datasets.made(json.loads(earlier.response)["id"])
         return Registered(dataset=dataset, answer=earlier, created=earlier.status != FOUND, replayed=True)
-    tx.datasets.lock_names(project_id)
+    tx.projects.lock_names(project_id)
     there = tx.datasets.same(offer.arrived.name, received.sha256, project_id=project_id)
     dataset = there or tx.datasets.add(_row(offer, object_key=tx.datasets.object_of(received.sha256) or received.key))
     status = PENDING if dataset.status == "processing" else CREATED if there is None else FOUND

@@ -110,12 +110,19 @@ def prepare(target: Target, messages: Sequence[Message], sampling: Sampling, *, 
     """
     renderer = renderers.of(target.base)
     stored = target.adapter.system_prompt if target.adapter is not None else None
+    fewest = renderer.fewest(messages, system=stored)
+    if fewest >= target.base.context_length:
+        raise PromptTooLong(_too_long(target, prompt=f"at least {fewest}"), param="messages")
     ids = renderer.prompt(messages, system=stored)
     room = target.base.context_length - len(ids)
     wanted = sampling.max_tokens if "max_tokens" in sampling.model_fields_set else min(sampling.max_tokens, room)
-    if room < 1 or wanted > room:
+    if room < 1:
+        raise PromptTooLong(_too_long(target, prompt=str(len(ids))), param="messages")
+    if wanted > room:
         raise PromptTooLong(
-            _too_long(target, prompt=len(ids), wanted=wanted), param="max_tokens" if room > 0 else "messages"
+            f"{_reads(target)}; the prompt has {len(ids)} and max_tokens asks for {wanted}. "
+            f"Send max_tokens of at most {room}.",
+            param="max_tokens",
         )
     return Prompt(
         target=target,
@@ -216,9 +223,9 @@ def _system_source(messages: Sequence[Message], stored: str | None) -> Literal["
     return "adapter" if stored and stored.strip() else "none"
 
 
-def _too_long(target: Target, *, prompt: int, wanted: int) -> str:
-    reads = f"{target.base.name} reads {target.base.context_length} tokens, prompt and answer together"
-    room = target.base.context_length - prompt
-    if room < 1:
-        return f"{reads}; the prompt alone has {prompt}. Shorten the messages."
-    return f"{reads}; the prompt has {prompt} and max_tokens asks for {wanted}. Send max_tokens of at most {room}."
+def _too_long(target: Target, *, prompt: str) -> str:
+    return f"{_reads(target)}; the prompt alone has {prompt}. Shorten the messages."
+
+
+def _reads(target: Target) -> str:
+    return f"{target.base.name} reads {target.base.context_length} tokens, prompt and answer together"

@@ -5,29 +5,71 @@ Its pipe is small, so that an upload goes no faster than it is read; feeding it 
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-import core
-from core.domain import inspections
+from core.domain import compression, inspections
 from core.domain.datasets import Inspection
+from core.domain.loraweights import Verdict
 from core.errors import Finding, Unavailable
+from core.services import confinement
 
 MEMORY_BYTES: Final = 2**30
 """Address space of the process; reading 1 GB of the shortest tutorial-like rows took 76 MiB resident."""
 SLOWEST_BYTES_PER_SECOND: Final = 2**20
-"""CPU time is limited so that the largest upload can be read at this speed."""
+"""CPU time is limited so that the largest upload, unpacked, can be read at this speed."""
 PIECE_BYTES: Final = 2**18
 """Larger chunks are cut: hashing 256 KiB holds the event loop for about a millisecond."""
-_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
-_OUTCOME: Final = TypeAdapter(Inspection)
-_ROOT: Final = Path(core.__file__).parents[1]
+_CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program(Generic[T]):
+    """What an inspecting process runs, how its one line is read, and what its end without one means.
+
+    `most_bytes` says how much a file of so many bytes may hold, unpacked; where it `copies`, the process may write so
+    much to a file without a name. `crashed` is None where a crash is not laid at the file's door.
+    """
+
+    module: str
+    outcome: TypeAdapter[T]
+    too_slow: T
+    crashed: T | None = None
+    most_bytes: Callable[[int], int] = lambda limit_bytes: limit_bytes
+    copies: bool = False
+
+
+DATASETS: Final[Program[Inspection]] = Program(
+    module="core.services.inspection",
+    outcome=TypeAdapter(Inspection),
+    too_slow=inspections.refused(
+        Finding(
+            code="too_complex",
+            message="Reading the file takes more time than a data set may.",
+            hint="Upload it in parts.",
+        )
+    ),
+    crashed=inspections.refused(
+        Finding(
+            code="reader_crashed",
+            message="The file brings its reader down, so it is damaged in a way that has no name.",
+            hint="Write the file again, or send the rows as JSONL.",
+        )
+    ),
+    most_bytes=lambda limit_bytes: max(limit_bytes, compression.most_unpacked(limit_bytes)),
+    copies=True,
+)
+ADAPTERS: Final[Program[Verdict]] = Program(
+    module="core.services.adapter_inspection",
+    outcome=TypeAdapter(Verdict),
+    too_slow=Verdict(Finding(code="too_complex", message="Reading the weights takes more time than an adapter may.")),
+)
 
 
 class InspectionFailed(Unavailable):
@@ -36,36 +78,38 @@ class InspectionFailed(Unavailable):
     code = "inspection_failed"
 
 
-class Inspector:
+class Inspector(Generic[T]):
     """One running process. Use as an async context manager; leaving it ends the process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, program: Program[T]) -> None:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018  (both are pipes)
         self._process = process
+        self._program = program
         self._stdin = process.stdin
         # Read from the start: a pipe that nobody reads would block the process as it reports.
         self._report = asyncio.create_task(process.stdout.read())
         self._is_fed = True
 
-    @classmethod
+    @staticmethod
     @contextlib.asynccontextmanager
-    async def started(cls, *, limit_bytes: int) -> AsyncIterator["Inspector"]:
+    async def started(program: Program[T], *, limit_bytes: int) -> AsyncIterator["Inspector[T]"]:
         """Start a process that can read `limit_bytes`. Call from a thread that outlives it: it dies with the thread."""
+        most_bytes = program.most_bytes(limit_bytes)
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "core.services.inspection",
-            str(os.getpid()),
-            str(MEMORY_BYTES),
-            str(60 + limit_bytes // SLOWEST_BYTES_PER_SECOND),
+            *confinement.command(
+                program.module,
+                memory_bytes=MEMORY_BYTES,
+                cpu_seconds=60 + most_bytes // SLOWEST_BYTES_PER_SECOND,
+                file_bytes=most_bytes if program.copies else 0,
+            ),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            cwd=_ROOT,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            cwd=confinement.ROOT,
+            env=confinement.environment(),
             umask=0o077,
             start_new_session=True,
         )
-        inspector = cls(process)
+        inspector = Inspector(process, program)
         try:
             yield inspector
         finally:
@@ -75,6 +119,25 @@ class Inspector:
     def is_decided(self) -> bool:
         """Whether the process has ended; while bytes still arrive this means that the file is refused."""
         return self._report.done()
+
+    async def next_of(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """Wait for a stream's next chunk, no longer than until the process has ended; None then, or at its end."""
+
+        def give_up(_report: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the chunk came in the same turn of the loop
+                waiting.reschedule(0)
+
+        try:
+            async with asyncio.timeout(None) as waiting:
+                self._report.add_done_callback(give_up)
+                try:
+                    return await anext(chunks, None)
+                finally:
+                    self._report.remove_done_callback(give_up)
+        except TimeoutError:
+            if waiting.expired():
+                return None
+            raise
 
     async def feed(self, chunk: bytes, *, patience_s: float) -> None:
         """Hand bytes over; waits while the pipe is full.
@@ -94,7 +157,7 @@ class Inspector:
             # It stopped reading because it has seen enough, or it died; its report says which.
             return
 
-    async def outcome(self, *, patience_s: float) -> Inspection | None:
+    async def outcome(self, *, patience_s: float) -> T | None:
         """End the input and wait for the report; None if it is not there within `patience_s`.
 
         Raises:
@@ -108,7 +171,7 @@ class Inspector:
         except TimeoutError:
             return None
 
-    async def verdict(self) -> Inspection:
+    async def verdict(self) -> T:
         """End the input and wait for the report, however long it takes.
 
         Raises:
@@ -116,7 +179,7 @@ class Inspector:
         """
         self._stdin.close()
         report = await asyncio.shield(self._report)
-        return _read(report, await self._process.wait())
+        return self._read(report, await self._process.wait())
 
     async def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -127,20 +190,15 @@ class Inspector:
             await self._stdin.wait_closed()
         await self._report
 
-
-def _read(report: bytes, status: int) -> Inspection:
-    if status == -signal.SIGXCPU:
-        return inspections.refused(
-            Finding(
-                code="too_complex",
-                message="Reading the file takes more time than a data set may.",
-                hint="Upload it in parts.",
-            )
-        )
-    try:
-        return _OUTCOME.validate_json(report)
-    except ValidationError as error:
-        raise InspectionFailed(
-            f"The process that reads the file ended (status {status}) before it was done; try again.",
-            retry_after_s=5.0,
-        ) from error
+    def _read(self, report: bytes, status: int) -> T:
+        if status in _CRASHES and self._program.crashed is not None:
+            return self._program.crashed
+        if status == -signal.SIGXCPU:
+            return self._program.too_slow
+        try:
+            return self._program.outcome.validate_json(report)
+        except ValidationError as error:
+            raise InspectionFailed(
+                f"The process that reads the file ended (status {status}) before it was done; try again.",
+                retry_after_s=5.0,
+            ) from error

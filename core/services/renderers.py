@@ -26,7 +26,8 @@ class Renderers:
         """Give the base's renderer.
 
         Raises:
-            BaseUnusable: Its files are missing, damaged, or of a kind not known here.
+            BaseUnusable: Its files are missing, damaged, or of a kind not known here, or they render chats otherwise
+                than when the base was imported: adapters name the format of that day.
             Unavailable: The store does not answer.
         """
         with self._lock:
@@ -36,10 +37,24 @@ class Renderers:
                 del self._loaded[next(iter(self._loaded))]
         return found
 
-    def _load(self, base: Base) -> Renderer:
+    def folder(self, base: Base) -> Path:
+        """Bring the base's text files here, verified.
+
+        Raises:
+            BrokenBundle: Stored bytes are missing or changed.
+            Unavailable: The store does not answer.
+        """
         files = tuple(file for file in base.files if not file.name.endswith(".safetensors"))
-        folder = bundles.fetch(files, self._cache_dir / base.fingerprint, self._store)
+        return bundles.fetch(files, self._cache_dir / base.fingerprint, self._store)
+
+    def _load(self, base: Base) -> Renderer:
         try:
-            return Renderer.load(folder)
+            renderer = Renderer.load(self.folder(base))
         except (DamagedCheckpoint, UnsupportedCheckpoint) as error:
             raise BaseUnusable(f"The files of base {base.name} can't be used: {error.detail}") from error
+        if renderer.template_hash != base.template_hash:
+            raise BaseUnusable(
+                f"This version renders chats of base {base.name} otherwise than the one that imported it; import the "
+                "base again, under another name, and train its adapters again."
+            )
+        return renderer

@@ -14,6 +14,7 @@ from core.domain.bases import Base
 from core.domain.datasets import Dataset, DatasetNotFound, DatasetNotReady, InvalidDataset
 from core.domain.jobs import Job, JobProgress, Phase, Status
 from core.domain.keys import Caller, Role, RoleTooLow
+from core.domain.splits import CannotSplit
 from core.domain.training import TrainSpec
 from core.errors import Overloaded
 from core.services import bases, idempotency
@@ -89,11 +90,11 @@ def submit(
         BaseNotFound: No such base, or several and none named.
         NameTaken: The adapter would be called like a base.
         InvalidSpec: Fields contradict each other or the limits.
+        CannotSplit: A part of one row is wanted for validation.
         TooManyJobs: The project's queue is full.
         KeyReused, KeyInFlight: See core/services/idempotency.py.
     """
-    if spec.priority > 0 and caller.role is not Role.ADMIN:
-        raise RoleTooLow("A priority above 0 needs an admin key; send 0 or less.", param="priority")
+    check_role(spec, caller)
     with transaction(database) as tx:
         earlier = idempotency.replay(tx, project_id=caller.project_id, key=key, request_sha256=request_sha256)
         if earlier is not None:
@@ -109,36 +110,66 @@ def submit(
     return Submitted(job=job, answer=answer, replayed=False)
 
 
-def _queued(tx: Transaction, spec: TrainSpec, sent_json: str, *, caller: Caller, policy: Policy) -> Job:
+def check_role(spec: TrainSpec, caller: Caller) -> None:
+    """See that the caller may ask for this at all.
+
+    Raises:
+        RoleTooLow: A priority above 0 from a key that is no admin.
+    """
+    if spec.priority > 0 and caller.role is not Role.ADMIN:
+        raise RoleTooLow("A priority above 0 needs an admin key; send 0 or less.", param="priority")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A spec with everything that it names."""
+
+    spec: TrainSpec
+    base: Base
+    dataset: Dataset
+    validation: Dataset | None
+
+
+def resolve(tx: Transaction, spec: TrainSpec, *, caller: Caller, policy: Policy, holds: bool) -> Resolved:
+    """Find what a spec names and check what can be known without reading data; for jobs and plans alike.
+
+    Args:
+        tx: Where things are.
+        spec: As validated.
+        caller: Whose they are.
+        policy: Of this deployment.
+        holds: Whether the data sets shall be kept from being deleted until `tx` ends.
+
+    Raises:
+        BaseNotFound, NameTaken, DatasetNotFound, DatasetNotReady, InvalidDataset, InvalidSpec, CannotSplit.
+    """
     base = bases.choose(tx, spec.base_model, default=policy.default_base)
     if tx.bases.called(spec.name) is not None:
         raise NameTaken(f"{spec.name!r} is the name of a base; give the adapter another.", param="name")
-    if tx.jobs.waiting(caller.project_id) >= policy.max_queued_jobs:
-        raise TooManyJobs(
-            f"This project has {policy.max_queued_jobs} queued jobs, which is the limit; try later.", retry_after_s=60.0
-        )
-    dataset = _dataset(tx, spec.dataset, caller=caller, param="dataset")
+    dataset = _dataset(tx, spec.dataset, caller=caller, param="dataset", holds=holds)
     validation = None
     if spec.validation_dataset is not None:
-        validation = _dataset(tx, spec.validation_dataset, caller=caller, param="validation_dataset")
-    return _job(spec, sent_json, base=base, dataset=dataset, validation=validation, caller=caller, policy=policy)
-
-
-def _job(
-    spec: TrainSpec,
-    sent_json: str,
-    *,
-    base: Base,
-    dataset: Dataset,
-    validation: Dataset | None,
-    caller: Caller,
-    policy: Policy,
-) -> Job:
+        validation = _dataset(tx, spec.validation_dataset, caller=caller, param="validation_dataset", holds=holds)
     limits = training.Limits(
         base_model=base.name, context_length=base.context_length, max_lora_rank=policy.max_lora_rank
     )
     validation_id = None if validation is None else validation.id
     resolved = training.resolve(spec, dataset=dataset.id, validation_dataset=validation_id, limits=limits)
+    if resolved.validation_ratio is not None and dataset.summary is not None and dataset.summary.rows < 2:
+        raise CannotSplit(
+            f"validation_ratio needs at least two rows; {dataset.reference} has {dataset.summary.rows}. Upload more, "
+            "or send a validation_dataset.",
+            param="validation_ratio",
+        )
+    return Resolved(spec=resolved, base=base, dataset=dataset, validation=validation)
+
+
+def _queued(tx: Transaction, spec: TrainSpec, sent_json: str, *, caller: Caller, policy: Policy) -> Job:
+    if tx.jobs.waiting(caller.project_id) >= policy.max_queued_jobs:
+        raise TooManyJobs(
+            f"This project has {policy.max_queued_jobs} queued jobs, which is the limit; try later.", retry_after_s=60.0
+        )
+    resolved = resolve(tx, spec, caller=caller, policy=policy, holds=True)
     return Job(
         id=ids.new("job"),
         project_id=caller.project_id,
@@ -148,11 +179,11 @@ def _job(
         status_reason=None,
         priority=spec.priority,
         spec_sent=sent_json,
-        spec_resolved=resolved.model_dump_json(),
+        spec_resolved=resolved.spec.model_dump_json(),
         name=spec.name,
-        base_id=base.id,
-        dataset_id=dataset.id,
-        validation_dataset_id=validation_id,
+        base_id=resolved.base.id,
+        dataset_id=resolved.dataset.id,
+        validation_dataset_id=None if resolved.validation is None else resolved.validation.id,
         metadata=dict(spec.metadata),
         progress=JobProgress(),
         attempt=0,
@@ -168,10 +199,10 @@ def _job(
     )
 
 
-def _dataset(tx: Transaction, reference: str, *, caller: Caller, param: str) -> Dataset:
+def _dataset(tx: Transaction, reference: str, *, caller: Caller, param: str, holds: bool) -> Dataset:
     """Find a data set that can be trained on now, and keep it from being deleted meanwhile."""
     dataset = tx.datasets.referred(reference, project_id=caller.project_id)
-    if dataset is None or not tx.datasets.hold(dataset.id):
+    if dataset is None or (holds and not tx.datasets.hold(dataset.id)):
         raise DatasetNotFound(
             f"There is no data set {reference[:100]!r}; use its ds_… id, its name, or name@N.", param=param
         )

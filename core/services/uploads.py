@@ -7,15 +7,17 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, TypeVar
 
 from core.domain import adapters, ids
 from core.domain.datasets import DatasetTooLarge, Inspection, InvalidDataset
 from core.errors import Finding, Invalid, Unavailable
-from core.services.inspectors import PIECE_BYTES, Inspector
+from core.services.inspectors import DATASETS, PIECE_BYTES, Inspector
 from core.storage.objects import ObjectTooLarge, Received, Store
 
 DEFAULT_NAME: Final = "dataset"
+
+T = TypeVar("T")
 
 
 class InvalidDatasetName(Invalid):
@@ -84,16 +86,13 @@ async def take_in(
         StorageFull: No room.
         Unavailable: The store or the inspecting process failed.
     """
-    async with Inspector.started(limit_bytes=limits.bytes) as inspector:
-        watched = _watched(chunks, inspector, patience_s=limits.validation_wait_s)
+    async with Inspector.started(DATASETS, limit_bytes=limits.bytes) as inspector:
         try:
-            received = await store.receive(watched, limit_bytes=limits.bytes)
-        except _SeenEnough:
-            raise refusal(await inspector.verdict()) from None
+            received = await watched(chunks, inspector, store=store, limits=limits)
         except ObjectTooLarge as error:
             raise DatasetTooLarge(error.detail, param="file") from error
-        finally:
-            await watched.aclose()
+        if received is None:
+            raise refusal(await inspector.verdict())
         async with dropped_on_error(received.key, store):
             upload = describe()
             name = name_of(upload)
@@ -102,6 +101,24 @@ async def take_in(
             if inspection is not None and not inspection.is_acceptable:
                 raise refusal(inspection)
         return Arrived(name=name, upload=upload, received=received, inspection=inspection)
+
+
+async def watched(
+    chunks: AsyncIterator[bytes], inspector: Inspector[T], *, store: Store, limits: UploadLimits
+) -> Received | None:
+    """Store a stream and show it to an inspector; None, with nothing stored, once that has seen enough.
+
+    Raises:
+        ObjectTooLarge: It is larger than the limit.
+        StorageFull, Unavailable: It can't be stored.
+    """
+    shown = _shown(chunks, inspector, patience_s=limits.validation_wait_s)
+    try:
+        return await store.receive(shown, limit_bytes=limits.bytes)
+    except _SeenEnough:
+        return None
+    finally:
+        await shown.aclose()
 
 
 @contextlib.asynccontextmanager
@@ -162,16 +179,18 @@ def _sanitised(stem: str) -> str:
     return name or DEFAULT_NAME
 
 
-async def _watched(
-    chunks: AsyncIterator[bytes], inspector: Inspector, *, patience_s: float
+async def _shown(
+    chunks: AsyncIterator[bytes], inspector: Inspector[T], *, patience_s: float
 ) -> AsyncGenerator[bytes, None]:
-    async for chunk in chunks:
+    while (chunk := await inspector.next_of(chunks)) is not None:
         for start in range(0, len(chunk), PIECE_BYTES):
             piece = chunk[start : start + PIECE_BYTES]
             await inspector.feed(piece, patience_s=patience_s)
             if inspector.is_decided:
                 raise _SeenEnough
             yield piece
+    if inspector.is_decided:
+        raise _SeenEnough
 
 
 def _check_sum(upload: Upload, received: Received) -> None:

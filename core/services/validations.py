@@ -9,7 +9,7 @@ from core.db.transactions import Database, transaction
 from core.domain import inspections
 from core.domain.datasets import Dataset, Inspection
 from core.errors import Finding
-from core.services.inspectors import PIECE_BYTES, InspectionFailed, Inspector
+from core.services.inspectors import DATASETS, PIECE_BYTES, InspectionFailed, Inspector
 from core.storage.objects import ObjectMissing, Store
 
 LEASE_S: Final = 60.0
@@ -67,12 +67,21 @@ async def _inspected(dataset: Dataset, store: Store, database: Database, lease_s
 
 
 async def _inspected_once(dataset: Dataset, store: Store, database: Database, lease_s: float) -> Inspection:
-    async with Inspector.started(limit_bytes=dataset.bytes) as inspector:
+    async with Inspector.started(DATASETS, limit_bytes=dataset.bytes) as inspector:
         async for piece in _renewing(dataset, store, database, lease_s):
             await inspector.feed(piece, patience_s=PATIENCE_S)
             if inspector.is_decided:
                 break
-        return await inspector.verdict()
+        # Parquet and packed files are read long after their last byte has gone.
+        while (outcome := await inspector.outcome(patience_s=lease_s / 3)) is None:
+            _renew(dataset, database, lease_s)
+        return outcome
+
+
+def _renew(dataset: Dataset, database: Database, lease_s: float) -> None:
+    with transaction(database) as tx:
+        if not tx.datasets.renew(dataset.id, lease_s=lease_s):
+            raise _Gone
 
 
 async def _renewing(dataset: Dataset, store: Store, database: Database, lease_s: float) -> AsyncIterator[bytes]:
@@ -80,9 +89,7 @@ async def _renewing(dataset: Dataset, store: Store, database: Database, lease_s:
     due = time.monotonic() + lease_s / 3
     for chunk in store.chunks(dataset.object_key or ""):
         if time.monotonic() > due:
-            with transaction(database) as tx:
-                if not tx.datasets.renew(dataset.id, lease_s=lease_s):
-                    raise _Gone
+            _renew(dataset, database, lease_s)
             due = time.monotonic() + lease_s / 3
         for start in range(0, len(chunk), PIECE_BYTES):
             yield chunk[start : start + PIECE_BYTES]

@@ -59,19 +59,25 @@ def seal(folder: Path, facts: Mapping[str, object]) -> Sealed:
         BrokenBundle: The folder holds something that can't be in a bundle, or a manifest already.
         ValueError: `facts` holds `files` or is no JSON.
     """
-    if "files" in facts:
-        raise ValueError("the manifest's `files` are written by seal")
-    entries = {}
+    entries = []
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_file() or path.name == MANIFEST:
             raise BrokenBundle(f"A bundle holds plain files and no earlier manifest, but here is {path.name!r}.")
-        entries[checked_name(path.name)] = {"sha256": local.sha256_of(path), "bytes": path.stat().st_size}
+        entries.append(AdapterFile(name=path.name, sha256=local.sha256_of(path), bytes=path.stat().st_size))
         local.sync_file(path)
-    text = json.dumps({"files": entries, **facts}, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
+    text = manifest_text(entries, facts)
     with local.appearing(folder / MANIFEST) as file:
         file.write(text.encode())
     total = sum(path.stat().st_size for path in folder.iterdir())
     return Sealed(manifest_sha256=local.sha256_of(folder / MANIFEST), bytes=total)
+
+
+def manifest_text(files: Sequence[AdapterFile], facts: Mapping[str, object]) -> str:
+    """Write what a manifest says of its files, beside `facts`; raises as `seal` does."""
+    if "files" in facts:
+        raise ValueError("a manifest's `files` are not among its facts")
+    entries = {checked_name(file.name): {"sha256": file.sha256, "bytes": file.bytes} for file in files}
+    return json.dumps({"files": entries, **facts}, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
 
 
 def publish(source: Path, target: Path) -> Path:
@@ -157,12 +163,21 @@ def fetch(files: Sequence[AdapterFile], folder: Path, store: Store) -> Path:
 
 def fetch_bundle(manifest_sha256: str, folder: Path, store: Store) -> Path:
     """Bring a whole bundle to a local folder by the hash of its manifest; raises as `fetch` does."""
+    return fetch(contents(manifest_sha256, store), folder, store)
+
+
+def contents(manifest_sha256: str, store: Store) -> tuple[AdapterFile, ...]:
+    """Name all files of a stored bundle, its manifest last.
+
+    Raises:
+        BrokenBundle: The manifest is missing from the store, or does not read as one.
+        Unavailable: The store does not answer.
+    """
     try:
         raw = b"".join(store.chunks(_key(manifest_sha256)))
     except ObjectMissing as error:
         raise BrokenBundle("A bundle's manifest is missing from the store.") from error
-    manifest = AdapterFile(name=MANIFEST, sha256=manifest_sha256, bytes=len(raw))
-    return fetch((*_listed(raw), manifest), folder, store)
+    return (*_listed(raw), AdapterFile(name=MANIFEST, sha256=manifest_sha256, bytes=len(raw)))
 
 
 def checked_name(name: str) -> str:

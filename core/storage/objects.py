@@ -146,13 +146,33 @@ class Store:
         """
         size = path.stat().st_size
         if size <= SMALL_BYTES:
-            content = path.read_bytes()
-            digest, size = hashlib.sha256(content).hexdigest(), len(content)
-            self._put_small(f"sha256/{digest}", content)
-        else:
-            digest = files.sha256_of(path)
-            self._put_large(f"sha256/{digest}", path, size)
+            return self.put(path.name, path.read_bytes())
+        digest = files.sha256_of(path)
+        self._put_large(f"sha256/{digest}", path, size)
         return AdapterFile(name=path.name, sha256=digest, bytes=size)
+
+    def put(self, name: str, content: bytes) -> AdapterFile:
+        """Store what a small file holds under its hash; raises as `put_file` does."""
+        digest = hashlib.sha256(content).hexdigest()
+        self._put_small(f"sha256/{digest}", content)
+        return AdapterFile(name=name, sha256=digest, bytes=len(content))
+
+    def keep(self, received: Received, *, name: str) -> AdapterFile:
+        """Make a received stream an immutable file under its hash; the stream's own key is gone then.
+
+        Raises:
+            ObjectMissing: The stream is not there any more.
+            StoreFull: No room.
+            StoreUnavailable: The store does not answer.
+        """
+        key = f"sha256/{received.sha256}"
+        if self._is_fresh(key, received.bytes):
+            self.delete(received.key)
+        else:
+            with _typed():
+                obstore.rename(self.backend, received.key, key)
+            self._sync(key)
+        return AdapterFile(name=name, sha256=received.sha256, bytes=received.bytes)
 
     def fetch(self, key: str, path: Path, *, sha256: str) -> Path:
         """Copy an object to a local file, which appears complete and verified or not at all.
@@ -171,8 +191,8 @@ class Store:
                 raise ObjectCorrupt("Stored bytes have changed: their hash is not the one on record.")
         return path
 
-    def chunks(self, key: str) -> Iterator[bytes]:
-        """Read an object piece by piece, by ranges, so that a broken connection costs one range.
+    def chunks(self, key: str, *, start: int = 0) -> Iterator[bytes]:
+        """Read an object piece by piece from byte `start` on, by ranges: a broken connection costs one range.
 
         Raises:
             ObjectMissing: No such object.
@@ -180,9 +200,9 @@ class Store:
         """
         with _typed():
             size = obstore.head(self.backend, key)["size"]
-        for start in range(0, size, READ_BYTES):
+        for at in range(start, size, READ_BYTES):
             with _typed():
-                piece = obstore.get_range(self.backend, key, start=start, end=min(start + READ_BYTES, size))
+                piece = obstore.get_range(self.backend, key, start=at, end=min(at + READ_BYTES, size))
             yield piece.to_bytes()
 
     def delete(self, key: str) -> None:
@@ -196,6 +216,32 @@ class Store:
                 obstore.delete(self.backend, key)
         except ObjectMissing:
             return
+
+    def move(self, key: str, to: str) -> bool:
+        """Give an object another key; False when it is not there.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        try:
+            with _typed():
+                obstore.rename(self.backend, key, to)
+        except ObjectMissing:
+            return False
+        return True
+
+    def is_older(self, key: str, age: timedelta) -> bool:
+        """Say whether an object is there and older than `age`, as of now.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        try:
+            with _typed():
+                found = obstore.head(self.backend, key)
+        except ObjectMissing:
+            return False
+        return found["last_modified"] < datetime.now(UTC) - age
 
     def older_than(self, age: timedelta, *, prefix: str) -> Iterator[str]:
         """List the keys under a prefix whose objects are older than `age`.
@@ -246,16 +292,17 @@ class Store:
         self._sync(key)
 
     def _put_large(self, key: str, path: Path, size: int) -> None:
+        if self._is_fresh(key, size):
+            return
         with _typed():
-            if self._is_fresh(key, size):
-                return
             obstore.put(self.backend, key, path, chunk_size=PART_BYTES, max_concurrency=2)
         self._sync(key)
 
     def _is_fresh(self, key: str, size: int) -> bool:
         try:
-            found = obstore.head(self.backend, key)
-        except FileNotFoundError:
+            with _typed():
+                found = obstore.head(self.backend, key)
+        except ObjectMissing:
             return False
         return found["size"] == size and datetime.now(UTC) - found["last_modified"] < FRESH
 

@@ -1,1 +1,1 @@
-"""Text to token ids, with `tokenizers` alone: plans, API, trainer and engine share one renderer."""
+"""Text to token ids, without torch: plans, API, trainer and engine share one renderer."""

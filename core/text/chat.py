@@ -11,6 +11,7 @@ from typing import Literal, Self
 from core.domain.checkpoints import NoChatFormat
 from core.domain.datasets import Conversation, Turn
 from core.domain.generation import InvalidMessages, Message
+from core.domain.plans import Piece
 from core.text import markers
 from core.text.decoders import Alphabet, Decoder, alphabet
 from core.text.dialogues import arrange
@@ -79,6 +80,19 @@ class Renderer:
             return chat.prompt(dialogue)
         return markers.render(dialogue, marks=chat.marks, segments=chat.segments)[0]
 
+    def fewest(self, messages: Sequence[Turn | Message], *, system: str | None = None) -> int:
+        """Give a number of ids that `prompt` makes at least, at a thousandth of the cost; raises as it does.
+
+        It is 0 where no more can be told, and where there are too few characters to be worth it.
+        """
+        if sum(len(message.content) for message in messages) + len(system or "") < self.context_length:
+            return 0
+        dialogue = arrange(messages, system=system, ends_with="user")
+        chat = self._required_chat()
+        if isinstance(chat, ChatTemplate):
+            return chat.fewest(dialogue)
+        return markers.fewest(dialogue, segments=chat.segments)
+
     def example(self, conversation: Conversation, *, system: str | None = None) -> Example:
         """Write a finished conversation as ids and labels (answers and their `</s>`, where the weight is above 0).
 
@@ -102,6 +116,22 @@ class Renderer:
         """Decode a whole answer; control tokens are nothing."""
         decoder = self.decoder()
         return decoder.feed(ids) + decoder.finish()
+
+    def pieces(self, example: Example, *, at_most: int) -> tuple[Piece, ...]:
+        """Show an example token by token, those that are learnt marked; its first `at_most` of them."""
+        shown = []
+        for id_, label in zip(example.input_ids[:at_most], example.labels, strict=False):
+            text, raw = self._alphabet.piece(id_)
+            shown.append(
+                Piece(
+                    id=id_,
+                    text=text,
+                    bytes=raw.hex() if text is None else None,
+                    trained=label != IGNORED,
+                    control=id_ in self._alphabet.controls,
+                )
+            )
+        return tuple(shown)
 
     def _learnable(self, conversation: Conversation, *, system: str | None) -> tuple[list[int], list[int]]:
         dialogue = arrange(conversation.turns, system=system, ends_with="assistant")

@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tokenizers import Tokenizer
 
 from core.domain.checkpoints import UnsupportedCheckpoint
+from core.text.bounds import SPACE
 
 BYTE_PIECE: Final = re.compile(r"<0x([0-9A-F]{2})>")
-SPACE: Final = "▁"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +19,23 @@ class Alphabet:
 
     `own_spaces` counts the spaces at a text's start that are the tokenizer's own and are not shown, if there.
     `byte_spaces` are ids of a space written as a byte: SentencePiece never takes that one for its own.
+    `controls` names the specials.
     """
 
     bytes_by_id: Sequence[bytes]
     own_spaces: int
     byte_spaces: frozenset[int] = frozenset()
+    controls: Mapping[int, str] = field(default_factory=dict)
+
+    def piece(self, id_: int) -> tuple[str | None, bytes]:
+        """Show one token by itself: its text, None if its bytes are no whole characters, and those bytes."""
+        if id_ in self.controls:
+            return self.controls[id_], b""
+        raw = self.bytes_by_id[id_] if id_ < len(self.bytes_by_id) else b""
+        try:
+            return raw.decode(), raw
+        except UnicodeDecodeError:
+            return None, raw
 
 
 class Decoder:
@@ -108,7 +120,12 @@ def alphabet(tokenizer: Tokenizer, decoder: Mapping[str, Any] | None) -> Alphabe
             table[id_] = _sentencepiece_bytes(piece, byte_fallback="ByteFallback" in kinds)
     byte_spaces = {vocabulary[piece] for piece in ("<0x20>",) if "ByteFallback" in kinds and piece in vocabulary}
     own_spaces = max(map(_own_spaces, steps), default=0)
-    return Alphabet(bytes_by_id=table, own_spaces=own_spaces, byte_spaces=frozenset(byte_spaces))
+    return Alphabet(
+        bytes_by_id=table,
+        own_spaces=own_spaces,
+        byte_spaces=frozenset(byte_spaces),
+        controls={id_: token.content for id_, token in added.items() if token.special},
+    )
 
 
 def _steps(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from tokenizers import Tokenizer
 
 from core.domain.checkpoints import DamagedCheckpoint, UnsupportedCheckpoint
-from core.text import markers, segments
+from core.text import bounds, markers, segments
 from core.text.templates import ChatTemplate
 
 
@@ -48,11 +48,14 @@ class Folder:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises bare Exception for every fault of the file
             raise DamagedCheckpoint(f"tokenizer.json can't be read: {error}") from error
+        # Whoever saved the file in the middle of a training leaves that one's lengths in it.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         return cls(
             tokenizer=tokenizer,
             tokenizer_json=_members(base_dir / "tokenizer.json"),
             tokenizer_config=tokenizer_config,
-            config=_members(base_dir / "config.json"),
+            config=config(base_dir),
             generation_config=_members(base_dir / "generation_config.json", required=False),
             template=template,
         )
@@ -63,11 +66,15 @@ class Folder:
             return None
         if self.template.startswith("{#- bluelm-chat/") and self.template != markers.TEMPLATE:
             raise UnsupportedCheckpoint("chat_template.jinja is another version's; import the base again.")
-        marks = markers.marks(self.tokenizer)
+        marks, bound = markers.marks(self.tokenizer), bounds.bound(self.tokenizer_json)
         if marks is not None and self.template == markers.TEMPLATE:
-            return BlueLMChat(marks=marks, segments=segments.load(base_dir, self.tokenizer))
+            return BlueLMChat(marks=marks, segments=segments.load(base_dir, self.tokenizer, bound))
         return ChatTemplate(
-            source=self.template, tokens=self._named_tokens(), tokenizer=self.tokenizer, end_ids=self.eos_ids()
+            source=self.template,
+            tokens=self._named_tokens(),
+            tokenizer=self.tokenizer,
+            bound=bound,
+            end_ids=self.eos_ids(),
         )
 
     def template_hash(self, *, bluelm: bool) -> str:
@@ -115,6 +122,15 @@ class Folder:
             if isinstance(content, str):
                 named[name] = content
         return named
+
+
+def config(base_dir: Path) -> Mapping[str, Any]:
+    """Parse config.json alone.
+
+    Raises:
+        DamagedCheckpoint: It is missing or is not what its name says.
+    """
+    return _members(base_dir / "config.json")
 
 
 def _default(template: object) -> str | None:

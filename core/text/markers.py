@@ -7,11 +7,13 @@ BlueLM's slow tokenizer agree: transformers 4.33 strips around the markers, 4.37
 Source: vivo-ai-lab/BlueLM, cli_demo.py and web_demo.py; the system rule is this service's.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from tokenizers import Tokenizer
 
+from core.domain.datasets import Turn
 from core.text.dialogues import Dialogue
 from core.text.examples import IGNORED
 from core.text.segments import Segments
@@ -85,15 +87,28 @@ def marks(tokenizer: Tokenizer) -> Marks | None:
 def render(dialogue: Dialogue, *, marks: Marks, segments: Segments) -> tuple[list[int], list[int]]:
     """Write a dialogue as ids, and the labels of the same length: answers of weight above 0 and their `</s>`."""
     ids, labels = [marks.bos], [IGNORED]
-    for place, turn in enumerate(dialogue.turns):
+    for turn, text in _written(dialogue):
         if turn.role == "user":
-            text = turn.content.strip()
-            if place == 0 and dialogue.system is not None:
-                text = (dialogue.system.strip() + SYSTEM_JOIN + text).strip()
             new = [marks.human, *segments.encode(text), marks.ai]
         else:
-            new = [*segments.encode(turn.content.lstrip()), marks.eos]
+            new = [*segments.encode(text), marks.eos]
         learnt = turn.role == "assistant" and turn.weight > 0
         ids += new
         labels += new if learnt else [IGNORED] * len(new)
     return ids, labels
+
+
+def fewest(dialogue: Dialogue, *, segments: Segments) -> int:
+    """Give a number of ids that the dialogue has at least, without making them."""
+    return sum(segments.fewest(text) for _, text in _written(dialogue))
+
+
+def _written(dialogue: Dialogue) -> Iterator[tuple[Turn, str]]:
+    """Give each turn and its text as it is encoded: by the white-space rule, the system text in the first one."""
+    for place, turn in enumerate(dialogue.turns):
+        if turn.role == "assistant":
+            yield turn, turn.content.lstrip()
+        elif place == 0 and dialogue.system is not None:
+            yield turn, (dialogue.system.strip() + SYSTEM_JOIN + turn.content.strip()).strip()
+        else:
+            yield turn, turn.content.strip()

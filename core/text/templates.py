@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from core.domain.datasets import Turn
 from core.domain.generation import InvalidMessages
+from core.text.bounds import Bound
 from core.text.dialogues import Dialogue
 from core.text.examples import IGNORED
 
@@ -39,6 +40,7 @@ class ChatTemplate:
     source: str
     tokens: Mapping[str, str]
     tokenizer: Tokenizer
+    bound: Bound
     end_ids: frozenset[int]
 
     def prompt(self, dialogue: Dialogue) -> list[int]:
@@ -49,6 +51,10 @@ class ChatTemplate:
         """
         messages = self._messages(dialogue)
         return list(self.tokenizer.encode(self._text(messages, open_answer=True), add_special_tokens=False).ids)
+
+    def fewest(self, dialogue: Dialogue) -> int:
+        """Give a number of ids that the prompt has at least, without making them; raises as `prompt` does."""
+        return self.bound.fewest(self._text(self._messages(dialogue), open_answer=True))
 
     def render(self, dialogue: Dialogue) -> tuple[list[int], list[int]]:
         """Write a finished dialogue as ids and labels; an answer's label run ends with its end token.

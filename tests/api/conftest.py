@@ -63,3 +63,11 @@ def asker(served: "Answering", project: str) -> Iterator[httpx.Client]:
     """A member of a fresh project of the service that answers."""
     with served.live.client(served.live.key("member", project=project)) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def tiny(live: Live, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The service of `live` knows a second base with real files, `tiny`."""
+    from tests.support import answering, tiny_base  # noqa: PLC0415  (torch is not for tests that don't need it)
+
+    answering.register(live.runtime, tiny_base.make(tmp_path_factory.mktemp("tiny")))

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from fastapi import Request
 
-from api.bodies import Form, MalformedForm, parse_json
+from api.bodies import parse_json
+from api.forms import Form, MalformedForm
 
 BOUNDARY = "XbX"
 
@@ -57,6 +58,18 @@ def test_a_file_flows_through_whole_however_the_body_is_cut(seed: int) -> None:
     assert form.filename == "训练.jsonl"
 
 
+def test_a_file_of_line_ends_flows_in_pieces_as_large_as_they_come() -> None:
+    file = b"\r\n--" * 30_000
+    form = Form(_request([_part("file", file, filename="a") + END]))
+
+    async def pieces() -> list[bytes]:
+        return [chunk async for chunk in form.chunks()]
+
+    found = asyncio.run(pieces())
+    assert b"".join(found) == file
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -67,7 +80,7 @@ def test_a_file_flows_through_whole_however_the_body_is_cut(seed: int) -> None:
         (_part("name", b"x") + _part("name", b"y") + END, "comes twice"),
         (_part("", b"x") + END, "has no name"),
         (_part("name", b"\xff\xfe") + END, "not UTF-8"),
-        (_part("name", b"x" * 70_000) + END, "exceeds"),
+        (_part("name", b"x" * 140_000) + END, "exceeds"),
         (b"".join(_part(f"f{n}", b"") for n in range(20)) + END, "more than 16 parts"),
         (b"garbage", "does not parse"),
         (b"--XbX\r\nContent-Disposition\r\n\r\n", "does not parse"),

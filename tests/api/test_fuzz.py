@@ -36,14 +36,22 @@ def test_no_spec_breaks_the_service(live: Live, client: httpx.Client, body: dict
     _hold(client.post("/jobs", json={"dataset": "rows", "name": "fuzzed"} | body))
 
 
+@pytest.mark.usefixtures("tiny")
 @FEW
-@given(body=JSON, path=st.sampled_from(["/jobs", "/generate", "/v1/chat/completions", "/keys"]))
+@given(body=st.dictionaries(st.sampled_from(sorted(TrainSpec.model_fields)), JSON, max_size=3))
+def test_no_spec_breaks_a_plan(client: httpx.Client, body: dict[str, Any]) -> None:
+    client.post("/datasets", params={"name": "rows"}, content=registry.ROWS)
+    _hold(client.post("/jobs/plan", json={"dataset": "rows", "name": "fuzzed"} | body | {"base_model": "tiny"}))
+
+
+@FEW
+@given(body=JSON, path=st.sampled_from(["/jobs", "/jobs/plan", "/generate", "/v1/chat/completions", "/keys"]))
 def test_no_json_breaks_the_service(client: httpx.Client, body: Any, path: str) -> None:
     _hold(client.post(path, json=body))
 
 
 @FEW
-@given(body=st.binary(max_size=200), path=st.sampled_from(["/jobs", "/generate", "/v1/chat/completions"]))
+@given(body=st.binary(max_size=200), path=st.sampled_from(["/jobs", "/jobs/plan", "/generate"]))
 def test_no_bytes_break_the_service(client: httpx.Client, body: bytes, path: str) -> None:
     _hold(client.post(path, content=body, headers={"Content-Type": "application/json"}))
 
@@ -55,6 +63,14 @@ def test_no_bytes_break_the_service(client: httpx.Client, body: bytes, path: str
 def test_no_name_breaks_the_service(client: httpx.Client, name: str, route: str) -> None:
     quoted = "".join(f"%{byte:02X}" for byte in name.encode("utf-8", "surrogatepass"))
     _hold(client.get(f"/{route}/{quoted}"))
+    _hold(client.get(f"/datasets/{quoted}/rows"))
+
+
+@FEW
+@given(after=st.text(max_size=30) | st.from_regex(r"row_[0-9]{1,3}_[0-9]{1,3}_[0-9]{1,4}", fullmatch=True))
+def test_no_cursor_breaks_the_rows(client: httpx.Client, after: str) -> None:
+    client.post("/datasets", params={"name": "rows"}, content=registry.ROWS)
+    _hold(client.get("/datasets/rows/rows", params={"after": after}))
 
 
 @FEW

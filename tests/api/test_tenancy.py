@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from core.domain import ids
-from tests.support import registry
+from tests.support import loras, registry
 from tests.support.live import Live
 from tests.support.problems import problem
 
@@ -16,7 +16,11 @@ def theirs(live: Live, stranger: httpx.Client, tmp_path: Path) -> dict[str, str]
     """The ids of one of each thing that a stranger owns."""
     adapter = registry.adapter(live.runtime, stranger, tmp_path, name="secret")
     stranger.put("/adapters/secret/aliases/prod", json={"version": 1}).raise_for_status()
+    registry.sized_base(live.runtime, name="sized", sizes=loras.SIZES)
+    imported = loras.send(stranger, loras.good(), name="secret-import", base="sized")
+    assert imported.status_code == 201, imported.text
     return {
+        "imported": imported.json()["id"],
         "dataset": registry.dataset(live.runtime, stranger, name="secret-rows"),
         "job": registry.job(stranger, name="secret-two"),
         "ended": str(adapter.job_id),
@@ -28,6 +32,8 @@ FOREIGN = [
     ("GET", "/datasets/{dataset}", "dataset_not_found"),
     ("GET", "/datasets/secret-rows", "dataset_not_found"),
     ("GET", "/datasets/secret-rows@1", "dataset_not_found"),
+    ("GET", "/datasets/{dataset}/rows", "dataset_not_found"),
+    ("GET", "/datasets/secret-rows@1/rows", "dataset_not_found"),
     ("DELETE", "/datasets/{dataset}", "dataset_not_found"),
     ("GET", "/jobs/{job}", "job_not_found"),
     ("GET", "/jobs/{job}/events", "job_not_found"),
@@ -43,6 +49,12 @@ FOREIGN = [
     ("DELETE", "/adapters/{adapter}", "adapter_not_found"),
     ("DELETE", "/adapters/secret/aliases/prod", "adapter_not_found"),
     ("PUT", "/adapters/secret/aliases/mine", "adapter_not_found"),
+    ("GET", "/adapters/{imported}", "adapter_not_found"),
+    ("GET", "/adapters/secret-import@1", "adapter_not_found"),
+    ("GET", "/adapters/{imported}/files/adapter_model.safetensors", "adapter_not_found"),
+    ("DELETE", "/adapters/{imported}", "adapter_not_found"),
+    ("PUT", "/adapters/secret-import/aliases/mine", "adapter_not_found"),
+    ("GET", "/v1/models/secret-import", "model_not_found"),
     ("GET", "/v1/models/secret", "model_not_found"),
     ("GET", "/v1/models/{adapter}", "model_not_found"),
 ]
@@ -57,7 +69,15 @@ def test_foreign_things_are_not_found_on_any_route(client: httpx.Client, theirs:
 
 
 def test_foreign_adapters_do_not_answer(client: httpx.Client, theirs: dict[str, str]) -> None:
-    for reference in (theirs["adapter"], "secret", "secret@1", "secret@prod", f"{theirs['ended']}@latest"):
+    for reference in (
+        theirs["imported"],
+        "secret-import",
+        theirs["adapter"],
+        "secret",
+        "secret@1",
+        "secret@prod",
+        f"{theirs['ended']}@latest",
+    ):
         answer = client.post("/generate", json={"adapter": reference, "prompt": "hi"})
         problem(answer, status=404, code="adapter_not_found")
         chat = {"model": reference, "messages": [{"role": "user", "content": "hi"}]}
@@ -66,11 +86,12 @@ def test_foreign_adapters_do_not_answer(client: httpx.Client, theirs: dict[str, 
     problem(client.post("/v1/chat/completions", json=spelt), status=404, code="model_not_found")
 
 
-def test_foreign_data_sets_train_nothing(live: Live, client: httpx.Client, theirs: dict[str, str]) -> None:
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/plan"])
+def test_foreign_data_sets_train_nothing(live: Live, client: httpx.Client, theirs: dict[str, str], path: str) -> None:
     registry.dataset(live.runtime, client)
     for field in ("dataset", "validation_dataset"):
         spec = {"dataset": "rows", "name": "mine"} | {field: theirs["dataset"]}
-        body = problem(client.post("/jobs", json=spec), status=404, code="dataset_not_found")
+        body = problem(client.post(path, json=spec), status=404, code="dataset_not_found")
         assert body["error"]["param"] == field
 
 
@@ -102,8 +123,20 @@ def test_two_projects_may_use_one_idempotency_key_and_one_name(
     assert made[0] != made[1]
 
 
+def test_an_import_of_the_same_bytes_finds_nothing_foreign(client: httpx.Client, theirs: dict[str, str]) -> None:
+    mine = loras.send(client, loras.good(), name="secret-import", base="sized")
+    assert (mine.status_code, mine.json()["version"]) == (201, 1)
+    assert mine.json()["id"] != theirs["imported"]
+
+
 def _nothing() -> dict[str, str]:
-    return {"dataset": ids.new("ds"), "job": ids.new("job"), "ended": ids.new("job"), "adapter": ids.new("ad")}
+    return {
+        "imported": ids.new("ad"),
+        "dataset": ids.new("ds"),
+        "job": ids.new("job"),
+        "ended": ids.new("job"),
+        "adapter": ids.new("ad"),
+    }
 
 
 def _without_ids(text: str) -> list[str]:

@@ -99,3 +99,25 @@ def test_a_missing_spec_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_number_that_json_has_not_is_sent_as_text(rate: str) -> None:
     # Nothing listens there: 4 says that the request could be written.
     assert main.main(["jobs", "create", "--dataset", "d", "--name", "n", "--learning-rate", rate]) == 4
+
+
+def test_a_folder_without_the_two_files_is_refused_before_anything_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["adapters", "import", str(tmp_path), "--name", "x"]
+
+    def said() -> str:
+        assert main.main(command) == 3
+        return capsys.readouterr().err
+
+    assert "adapter_config.json" in said()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "adapter_model.safetensors" in said()
+    (tmp_path / "adapter_model.bin").write_bytes(b"PK")
+    assert "weights_only=True" in said()
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    command += ["--system-prompt", f"@{tmp_path / 'none'}"]
+    assert "can't be read" in said()
+    assert main.main(["adapters", "import", str(tmp_path / "adapter_config.json"), "--name", "x"]) == 3
+    assert main.main(command[:-2]) == 4  # all is there; nobody answers
+    assert main.main(["adapters", "import", str(tmp_path)]) == 2

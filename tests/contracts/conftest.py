@@ -1,7 +1,8 @@
-"""Stores of every kind, and a world in a database of each kind."""
+"""Stores and engines of every kind, and a world in a database of each kind."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -10,6 +11,9 @@ from core.db.transactions import Database
 from core.storage.objects import Store
 from tests.support.s3 import BUCKET, S3
 from tests.support.worlds import World
+
+if TYPE_CHECKING:
+    from tests.support.commanded import Nano, Restartable
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +39,23 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def world(database: Database) -> World:
     return World.of(database)
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> "Nano":
+    """A data directory into which bluelm-nano was imported."""
+    from tests.support import commanded  # noqa: PLC0415  (torch is not for tests of databases and stores)
+
+    return commanded.imported(tmp_path_factory.mktemp("nano") / "data")
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("vllm", marks=pytest.mark.vllm)])
+def engine(
+    request: pytest.FixtureRequest, nano: "Nano", tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Restartable"]:
+    """A running engine of each kind in turn, on bluelm-nano in float32."""
+    from tests.support.commanded import Restartable  # noqa: PLC0415  (as above)
+
+    running = Restartable(nano, request.param, tmp_path_factory.mktemp(request.param))
+    yield running
+    running.close()

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from core.db.clocks import LeaseClock
 from core.db.jobs import Move
-from core.db.transactions import Database, connect, transaction
+from core.db.transactions import Database, connect, snapshot, transaction
 from core.domain.adapters import NameTaken
 from core.domain.bases import BaseNotFound
 from core.domain.datasets import DatasetNotFound, DatasetNotReady, InvalidDataset
@@ -33,7 +33,7 @@ from core.domain.jobs import (
 from core.domain.keys import Role, RoleTooLow
 from core.domain.pages import Filters, InvalidFilter, UnknownCursor
 from core.domain.training import Checkpointed, Evaluated, InvalidSpec, TrainSpec
-from core.services import jobs, workers
+from core.services import jobs, submissions, workers
 from core.services.idempotency import KeyReused
 from tests.support.worlds import (
     LEASE_S,
@@ -111,6 +111,9 @@ class TestSubmit:
     def test_a_data_set_must_be_ready(self, world: World) -> None:
         with pytest.raises(DatasetNotReady):
             world.submit(dataset=a_dataset(world.database, world.caller, name="late", status="processing").id)
+        spec = TrainSpec(dataset="late", name="planned")
+        with pytest.raises(DatasetNotReady), snapshot(world.database) as tx:
+            submissions.resolve(tx, spec, caller=world.caller, policy=POLICY, holds=False)
         with pytest.raises(InvalidDataset):
             world.submit(validation_dataset=a_dataset(world.database, world.caller, name="bad", status="invalid").id)
 
@@ -406,6 +409,11 @@ class TestCheckpoints:
             ).all()
         assert [tuple(row[:3]) for row in rows] == [("worker_lost", 2000, None), ("succeeded", 2000, 10)]
         assert all(0 < row.gpu_seconds < 60 for row in rows)
+        with snapshot(world.database) as tx:
+            speeds = tx.attempts.speeds(world.base.id, at_most=20)
+            assert speeds == pytest.approx([2000 / row.gpu_seconds for row in reversed(rows)])
+            assert tx.attempts.speeds(world.base.id, at_most=1) == speeds[:1]
+            assert tx.attempts.speeds("base_other", at_most=20) == ()
 
 
 class TestEnds:

@@ -119,6 +119,25 @@ def test_an_object_of_the_wrong_size_is_put_again(store: Store, tmp_path: Path, 
     assert b"".join(store.chunks(key)) == path.read_bytes()
 
 
+@pytest.mark.parametrize("size", [10, 9 * MIB])
+def test_a_stream_becomes_a_file_under_its_hash(store: Store, size: int) -> None:
+    content = os.urandom(size)
+    for _ in range(2):
+        received = asyncio.run(store.receive(arriving(content, 200_000), limit_bytes=size))
+        kept = store.keep(received, name="weights.bin")
+        assert (kept.name, kept.sha256, kept.bytes) == ("weights.bin", hashlib.sha256(content).hexdigest(), size)
+        assert b"".join(store.chunks(f"sha256/{kept.sha256}")) == content
+        assert received.key not in blobs(store)
+
+
+def test_an_object_moves_once(store: Store) -> None:
+    key = receive(store, arriving(b"x"))
+
+    assert store.move(key, f"aside/{uuid4().hex}")
+    assert not store.move(key, f"aside/{uuid4().hex}")
+    assert not store.is_older(key, ANY_AGE)
+
+
 def test_a_fetched_file_appears_whole(store: Store, tmp_path: Path) -> None:
     content = os.urandom(5 * MIB)
     received = asyncio.run(store.receive(arriving(content), limit_bytes=2**40))

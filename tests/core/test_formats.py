@@ -1,113 +1,97 @@
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.domain import formats, inspections
 from core.domain.datasets import Conversation, InvalidDataset, Turn
 from core.domain.rows import CONTROL
+from tests.support import writers
 from tests.support.streams import cut
 
-Rows = Sequence[dict[str, object]]
-Write = Callable[[Rows], bytes]
-
-
-def jsonl(rows: Rows) -> bytes:
-    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-
-
-def jsonl_escaped(rows: Rows) -> bytes:
-    return b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in rows)
-
-
-def array(rows: Rows) -> bytes:
-    return json.dumps(rows, ensure_ascii=False, indent=4).encode()
-
-
-def array_on_one_line(rows: Rows) -> bytes:
-    return b" " + json.dumps(rows, separators=(",", ":")).encode() + b"\n"
-
-
-WRITERS: list[Write] = [jsonl, jsonl_escaped, array, array_on_one_line]
-
-# Quotation marks, backslashes, brackets and newlines are what splitters trip over, so they come often.
-texts = st.text(
-    st.one_of(st.sampled_from('"\\{}[],:\n\r\t \u2028\u202e\x1b你😀'), st.characters(codec="utf-8")), max_size=40
-)
+# Quotation marks, backslashes, brackets, delimiters and line feeds are what splitters trip over, so they come often; so
+# do characters of every plane, and markers that are only text.
+ODD = '"\\{}[],:;\n\r\t \u2028\u202e\x1b你😀\U0002a6d6\U00030000\U000e0001\U000f0000\U0010ffff'
+texts = st.lists(
+    st.one_of(
+        st.sampled_from(ODD),
+        st.characters(codec="utf-8"),
+        st.sampled_from(["[|AI|]:", "</s>", '""', '",', "\r\n", "\\u0000"]),
+    ),
+    max_size=20,
+).map("".join)
 said = texts.map(lambda text: text.replace("\0", "")).filter(lambda text: text.strip() != "")
 plain = said.map(str.strip).filter(lambda text: not CONTROL.search(text) and text != "")
-pairs = st.lists(st.tuples(plain, plain), max_size=3)
+pairs = st.lists(st.tuples(said, said, st.just(1.0)), max_size=2)
+weighted = st.lists(st.tuples(said, said, st.sampled_from([0.0, 1.0])), max_size=3)
+unlearnt = st.lists(st.tuples(said, said, st.just(0.0)), max_size=2)
 
 
-def conversation(system: str | None, history: Sequence[tuple[str, str]], prompt: str, answer: str) -> tuple[Turn, ...]:
+def conversation(
+    system: str | None, history: Sequence[tuple[str, str, float]], prompt: str, answer: str
+) -> tuple[Turn, ...]:
     head = (Turn("system", system),) if system else ()
-    past = tuple(turn for ask, tell in history for turn in (Turn("user", ask), Turn("assistant", tell)))
+    past = (turn for ask, tell, weight in history for turn in (Turn("user", ask), Turn("assistant", tell, weight)))
     return (*head, *past, Turn("user", prompt), Turn("assistant", answer))
 
 
-alpacas = st.builds(conversation, st.none() | said, st.lists(st.tuples(said, said), max_size=2), said, said)
-bluelms = st.builds(conversation, st.none(), pairs, plain, plain)
+systems = st.none() | said
+marked = st.lists(st.tuples(plain, plain, st.just(1.0)), max_size=3)
+CONVERSATIONS: Mapping[str, st.SearchStrategy[tuple[Turn, ...]]] = {
+    "alpaca": st.builds(conversation, systems, pairs, said, said),
+    "bluelm": st.builds(conversation, st.none(), marked, plain, plain),
+    "openai": st.builds(conversation, systems, weighted, said, said),
+    "openai, in parts": st.builds(conversation, systems, weighted, said, said),
+    "sharegpt": st.builds(conversation, systems, weighted, said, said),
+    "prompt_completion": st.builds(conversation, systems, st.just([]), said, said),
+    "prompt_completion, of lists": st.builds(conversation, systems, unlearnt, said, said),
+}
+"""What each format can carry: not all have weights, or system texts."""
 
 
-def as_alpaca(turns: tuple[Turn, ...], dice: random.Random) -> dict[str, object]:
-    row: dict[str, object] = {}
-    if turns[0].role == "system":
-        row["system"] = turns[0].content
-        turns = turns[1:]
-    prompt, cut_at = turns[-2].content, dice.randrange(len(turns[-2].content) + 1)
-    row |= {"instruction": prompt[:cut_at], "input": prompt[cut_at:], "output": turns[-1].content}
-    if len(turns) > 2:
-        row["history"] = [[turns[at].content, turns[at + 1].content] for at in range(0, len(turns) - 2, 2)]
-    names = list(row)
-    dice.shuffle(names)
-    return {name: row[name] for name in names}
-
-
-def as_bluelm(turns: tuple[Turn, ...], dice: random.Random) -> dict[str, object]:
-    parts = []
-    for turn in turns[:-1]:
-        space = dice.choice(["", "\n", " "])
-        end = dice.choice(["", "</s>"]) if turn.role == "assistant" else ""
-        marker = "[|Human|]:" if turn.role == "user" else "[|AI|]:"
-        parts.append(marker + space + turn.content + space + end)
-    return {"inputs": "".join(parts) + dice.choice(["[|AI|]:", "\n[|AI|]:"]), "targets": turns[-1].content}
-
-
-@pytest.mark.parametrize("write", WRITERS)
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("compression", writers.COMPRESSIONS)
+@pytest.mark.parametrize("container", writers.CONTAINERS)
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_what_is_written_is_read_back_equal(write: Write, data: st.DataObject) -> None:
-    is_alpaca = data.draw(st.booleans())
-    written = data.draw(st.lists(alpacas if is_alpaca else bluelms, min_size=1, max_size=6))
+def test_what_is_written_is_read_back_equal(
+    kind: str, container: str, compression: str | None, data: st.DataObject
+) -> None:
+    written = data.draw(st.lists(CONVERSATIONS[kind], min_size=1, max_size=5))
     dice = random.Random(data.draw(st.integers(0, 2**16)))
-    content = write([(as_alpaca if is_alpaca else as_bluelm)(turns, dice) for turns in written])
+    rows = [writers.ROWS[kind](turns, dice) for turns in written]
+    content = writers.COMPRESSIONS[compression](writers.CONTAINERS[container](rows, dice), dice)
     size = data.draw(st.integers(1, len(content)))
+
+    if container == "tsv" and len({name for row in rows for name in row}) == 1:
+        container = "csv"  # without a second column nothing tells the two apart
 
     read = list(formats.parse(cut(content, size)))
     found = inspections.inspect(cut(content, size))
 
     assert [one.turns for one in read] == written
     assert found.is_acceptable
-    assert (found.summary.rows, found.summary.format) == (len(written), "alpaca" if is_alpaca else "bluelm")
-    assert found.summary.turns == sum(len(turns) for turns in written)
+    summary = found.summary
+    assert (summary.format, summary.container, summary.compression) == (kind.partition(",")[0], container, compression)
+    assert (summary.rows, summary.turns) == (len(written), sum(map(len, written)))
 
 
-@pytest.mark.parametrize("write", WRITERS)
-def test_chunks_of_any_size_give_the_same_rows(write: Write) -> None:
-    content = write(
-        [
-            {"instruction": '说"你好"\\', "input": "{[", "output": "}]\n,"},
-            {"instruction": "a", "input": "b", "output": "c", "history": [["x", "[y]"], ['\\"', "z"]]},
-            {"inputs": "[|Human|]:你是谁？\n[|AI|]:", "targets": "我是蓝心"},
-        ]
-    )
+@pytest.mark.parametrize("compression", writers.COMPRESSIONS)
+@pytest.mark.parametrize("container", writers.CONTAINERS)
+def test_chunks_of_any_size_give_the_same_rows(container: str, compression: str | None) -> None:
+    rows: list[dict[str, object]] = [
+        {"instruction": '说"你好"\\', "input": "{[", "output": "}]\n,"},
+        {"instruction": "a", "input": "b", "output": "c", "history": [["x", "[y]"], ['\\"', "z"]]},
+    ]
+    dice = random.Random(0)
+    content = writers.COMPRESSIONS[compression](writers.CONTAINERS[container](rows, dice), dice)
     whole = list(formats.parse([content]))
 
-    assert len(whole) == 3
+    assert len(whole) == 2
     for size in range(1, len(content) + 1):
         assert list(formats.parse(cut(content, size))) == whole
 
@@ -143,7 +127,7 @@ def test_input_system_and_history_may_be_missing() -> None:
     ],
 )
 def test_role_markers_are_taken_out_once(inputs: str, turns: list[tuple[str, str]]) -> None:
-    [row] = formats.parse([jsonl([{"inputs": inputs, "targets": "t"}])])
+    [row] = formats.parse([json.dumps({"inputs": inputs, "targets": "t"}).encode()])
 
     assert [(turn.role, turn.content) for turn in row.turns] == [*turns, ("assistant", "t")]
 

@@ -96,7 +96,7 @@ def test_reading_stops_after_a_thousand_faults() -> None:
 
 def test_a_disguise_is_refused_at_its_first_bytes() -> None:
     def archive() -> Iterator[bytes]:
-        yield b"\x1f\x8b" + b"\0" * 1000
+        yield b"PK\x03\x04" + b"\0" * 1000
         pytest.fail("read on after the decision")
 
     assert inspections.inspect(archive()).findings[0].code == "compressed_file"

@@ -1,10 +1,16 @@
 """Every way a file can be wrong that we know of, with the code, line and field its owner is told."""
 
+import gzip
+import io
 import json
 import time
+from decimal import Decimal
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 
 from core.domain import inspections, strictjson
 from core.domain.containers import MAX_ROW_BYTES
@@ -20,6 +26,26 @@ def row(**fields: object) -> bytes:
 
 def bluelm(inputs: object, targets: object = "b") -> bytes:
     return json.dumps({"inputs": inputs, "targets": targets}, ensure_ascii=False).encode()
+
+
+def chat(*said: tuple[str, str]) -> bytes:
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in said]}).encode()
+
+
+def weighted(weight: str) -> bytes:
+    return b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": %b}]}' % (
+        weight.encode()
+    )
+
+
+def many_rows() -> bytes:
+    return b"\n".join(row(output=f"answer {number * 7919 % 10_007}") for number in range(2000))
+
+
+def parquet(columns: dict[str, object]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
 
 
 class Bad(NamedTuple):
@@ -109,7 +135,7 @@ FILES = {
     "no fields": Bad(b"{}", "unknown_format"),
     "foreign fields": Bad(b'{"question": "a", "answer": "b"}', "unknown_format"),
     "a misspelled field": Bad(b'{"instruction": "a", "input": "", "ouput": "b"}', "missing_field", 1, "output"),
-    "an extra field": Bad(row(id="7"), "unknown_field", 1, "id"),
+    "an extra field": Bad(row(cook="7"), "unknown_field", 1, "cook"),
     "a number as text": Bad(row(output=7), "wrong_type", 1, "output"),
     "null as text": Bad(row(input=None), "wrong_type", 1, "input"),
     "a list as text": Bad(row(instruction=["a"]), "wrong_type", 1, "instruction"),
@@ -131,13 +157,107 @@ FILES = {
     "two questions": Bad(bluelm("[|Human|]:a[|Human|]:b[|AI|]:"), "misplaced_marker", 1, "inputs"),
     "the answer in inputs": Bad(bluelm("[|Human|]:a[|AI|]:b"), "misplaced_marker", 1, "inputs"),
     # disguises
-    "gzip": Bad(b"\x1f\x8b\x08\0\0\0\0\0" + b"x" * 100, "compressed_file"),
-    "Zstandard": Bad(b"\x28\xb5\x2f\xfd" + b"x" * 100, "compressed_file"),
     "zip": Bad(b"PK\x03\x04" + b"x" * 100, "compressed_file"),
-    "Parquet": Bad(b"PAR1" + b"\0" * 100, "binary_file"),
+    "bzip2": Bad(b"BZh91AY" + b"x" * 100, "compressed_file"),
     "PDF": Bad(b"%PDF-1.7\n", "binary_file"),
     "pickle": Bad(b"\x80\x04\x95\0\0\0", "binary_file"),
-    "CSV": Bad(b"instruction,input,output\na,,b\n", "unsupported_format"),
+    # messages
+    "messages as text": Bad(b'{"messages": "hello"}', "wrong_type", 1, "messages"),
+    "no messages": Bad(b'{"messages": []}', "no_answer", 1, "messages[0]"),
+    "a message as text": Bad(b'{"messages": ["hello"]}', "wrong_type", 1, "messages[0]"),
+    "an unknown role": Bad(chat(("user", "a"), ("narrator", "b")), "unknown_role", 1, "messages[1].role"),
+    "a tool's message": Bad(chat(("user", "a"), ("tool", "b")), "unsupported_content", 1, "messages[1].role"),
+    "a tool call": Bad(
+        b'{"messages": [{"role": "assistant", "content": "b", "tool_calls": [{"id": "1"}]}]}',
+        "unsupported_content",
+        1,
+        "messages[0].tool_calls",
+    ),
+    "tools": Bad(b'{"messages": [], "tools": [{"type": "function"}]}', "unsupported_content", 1, "tools"),
+    "an image": Bad(
+        b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}',
+        "unsupported_content",
+        1,
+        "messages[0].content[0]",
+    ),
+    "content null": Bad(b'{"messages": [{"role": "user", "content": null}]}', "wrong_type", 1, "messages[0].content"),
+    "no content": Bad(b'{"messages": [{"role": "user"}]}', "missing_field", 1, "messages[0].content"),
+    "an unknown field in a message": Bad(
+        b'{"messages": [{"role": "user", "content": "a", "mood": "b"}]}', "unknown_field", 1, "messages[0].mood"
+    ),
+    "an answer first of all": Bad(chat(("assistant", "a"), ("user", "b")), "misplaced_role", 1, "messages[0]"),
+    "system in the middle": Bad(
+        chat(("user", "a"), ("system", "b"), ("assistant", "c")), "misplaced_role", 1, "messages[1]"
+    ),
+    "two users": Bad(chat(("user", "a"), ("user", "b")), "misplaced_role", 1, "messages[1]"),
+    "two system texts": Bad(
+        b'{"system": "s", "conversations": [{"from": "system", "value": "t"}]}', "misplaced_role", 1, "conversations[0]"
+    ),
+    "no answer at the end": Bad(chat(("user", "a"), ("assistant", "b"), ("user", "c")), "no_answer", 1, "messages[2]"),
+    "a blank last answer": Bad(chat(("user", "a"), ("assistant", " ")), "empty_answer", 1, "messages[1]"),
+    "a blank question": Bad(chat(("user", ""), ("assistant", "b")), "empty_turn", 1, "messages[0]"),
+    "weight 0.5": Bad(weighted("0.5"), "invalid_weight", 1, "messages[1].weight"),
+    "weight as text": Bad(weighted('"1"'), "invalid_weight", 1, "messages[1].weight"),
+    "weight as list": Bad(weighted("[]"), "invalid_weight", 1, "messages[1].weight"),
+    "weight true": Bad(weighted("true"), "invalid_weight", 1, "messages[1].weight"),
+    "all weights 0": Bad(weighted("0"), "nothing_to_learn", 1, "messages[1]"),
+    "a duplicate name in a message": Bad(
+        b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "duplicate_key", 1, "content"
+    ),
+    "prompt as list, completion as text": Bad(b'{"prompt": [], "completion": "b"}', "wrong_type", 1, "prompt"),
+    "a blank completion": Bad(b'{"prompt": "a", "completion": " "}', "empty_answer", 1, "completion"),
+    # tables
+    "CSV without a column": Bad(b"instruction,input\na,b\n", "missing_field", 1, "output"),
+    "CSV with a foreign column": Bad(b"instruction,output,zzz\na,b,c\n", "unknown_field", 1, "zzz"),
+    "CSV with a column twice": Bad(b"instruction,output,output\na,b,c\n", "duplicate_key", 1, "output"),
+    "CSV with semicolons": Bad(b"instruction;input;output\na;b;c\n", "unsupported_delimiter"),
+    "CSV with known words nowhere": Bad(b"question,answer\na,b\n", "unsupported_format"),
+    "CSV of a header alone": Bad(b"instruction,output\n", "no_rows", None),
+    "CSV with too few cells": Bad(b'instruction,output\n"a\nb",c\nd\n', "wrong_width", 4),
+    "CSV with too many cells": Bad(b"instruction,output\na,b,c\n", "wrong_width", 2),
+    "CSV that ends in quotation marks": Bad(b'instruction,output\na,"b\n\n', "truncated", 2),
+    "CSV with text after quotation marks": Bad(b'instruction,output\na,"b"c\n', "malformed_csv", 2),
+    "CSV with old Mac line ends": Bad(b"instruction,output\na,b\rc,d\n", "malformed_csv", 2),
+    "CSV with NUL": Bad(b"instruction,output\n" + b"a,b\n" * 200 + b"a,\0\n", "nul_byte", 202),
+    "CSV in GB18030": Bad("instruction,output\n你,我\n".encode("gb18030"), "invalid_utf8", 2),
+    "CSV with an endless cell": Bad(b'instruction,output\na,"' + b"b\n" * 2**20, "row_too_long", 2),
+    "CSV with a list that is no JSON": Bad(b"messages\n\"[{'role': 'user'}]\"\n", "malformed_json", 2, "messages"),
+    "TSV with a blank answer": Bad(b"instruction\toutput\na\t \n", "empty_answer", 2, "output"),
+    # compressions
+    "gzip of garbage": Bad(b"\x1f\x8b\x08\0\0\0\0\0\0\0" + b"\xff" * 100, "damaged_archive", None),
+    "gzip of rows cut short": Bad(gzip.compress(many_rows())[:-9], "truncated", None),
+    "gzip with garbage behind": Bad(gzip.compress(GOOD) + b"garbage", "damaged_archive", None),
+    "gzip in gzip": Bad(gzip.compress(gzip.compress(GOOD)), "nested_compression"),
+    "gzip of a bad row": Bad(gzip.compress(GOOD + b"\n{}\n"), "unknown_format", 2),
+    "a gzip bomb": Bad(gzip.compress((GOOD + b"\n") * 800_000, 9), "unpacks_to_too_much", None),
+    "zstd of garbage": Bad(b"\x28\xb5\x2f\xfd" + b"x" * 100, "damaged_archive", None),
+    "zstd cut short": Bad(zstd.compress(many_rows())[:-9], "truncated", None),
+    "zstd with garbage behind": Bad(zstd.compress(GOOD) + b"garbage", "damaged_archive", None),
+    "zstd in gzip": Bad(gzip.compress(zstd.compress(GOOD)), "nested_compression"),
+    "a zstd bomb": Bad(zstd.compress((GOOD + b"\n") * 800_000), "unpacks_to_too_much", None),
+    # Parquet
+    "Parquet without a footer": Bad(b"PAR1" + b"\0" * 100, "truncated", None),
+    "Parquet cut short": Bad(parquet({"instruction": ["a"], "output": ["b"]})[:-20], "truncated", None),
+    "Parquet with a broken footer": Bad(b"PAR1" + b"x" * 100 + b"\x10\0\0\0PAR1", "damaged_parquet", None),
+    "Parquet, encrypted": Bad(b"PAR1" + b"\xff" * 20 + b"\x08\0\0\0PARE", "encrypted_file", None),
+    "Parquet with binary": Bad(
+        parquet({"instruction": [b"a"], "output": ["b"]}), "unsupported_column", 1, "instruction"
+    ),
+    "Parquet with a decimal": Bad(
+        parquet({"instruction": [Decimal("1.5")], "output": ["b"]}), "unsupported_column", 1, "instruction"
+    ),
+    "Parquet with numbers": Bad(parquet({"instruction": [1, 2], "output": ["b", "c"]}), "wrong_type", 1, "instruction"),
+    "Parquet without a column": Bad(parquet({"instruction": ["a"]}), "missing_field", 1, "output"),
+    "Parquet with a null": Bad(
+        parquet({"instruction": ["a", "a"], "output": ["b", None]}), "missing_field", 2, "output"
+    ),
+    "Parquet with NUL": Bad(parquet({"instruction": ["a", "\0"], "output": ["b", "b"]}), "nul_byte", 2),
+    "Parquet with a long row": Bad(
+        parquet({"instruction": ["a", "a" * (MAX_ROW_BYTES + 1)], "output": ["b", "b"]}), "row_too_long", 2
+    ),
+    "Parquet without rows": Bad(
+        parquet({"instruction": pa.array([], pa.string()), "output": pa.array([], pa.string())}), "no_rows", None
+    ),
     "HTML": Bad(b"\n<html>", "unsupported_format", 2),
 }
 

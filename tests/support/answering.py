@@ -15,6 +15,7 @@ from core.storage import bundles
 from core.storage.files import sha256_of
 from core.text.chat import Renderer
 from tests.support import engines, registry, tiny_base
+from tests.support.commanded import Restartable
 from tests.support.live import Live, serving
 
 PERSONA = "你是甄嬛。"
@@ -25,16 +26,18 @@ class Answering:
     """The running parts: service, engine, and the base's folder."""
 
     live: Live
-    engine: engines.Engine
+    engine: engines.Engine | Restartable
     base_dir: Path
     base: Base
 
-    def adapter(self, client: httpx.Client, folder: Path, *, name: str, seed: int, **facts: str) -> Adapter:
+    def adapter(
+        self, client: httpx.Client, folder: Path, *, name: str, seed: int, std: float = 0.08, **facts: str
+    ) -> Adapter:
         """Register an adapter with random weights, as a job that has trained it would."""
         runtime = self.live.runtime
         registry.dataset(runtime, client)
         held = registry.claimed(runtime, registry.job(client, name=name))
-        bundle = engines.adapter(folder / f"{name}-{seed}", self.base_dir, seed=seed)
+        bundle = engines.adapter(folder / f"{name}-{seed}", self.base_dir, seed=seed, std=std)
         made = NewAdapter(
             sha256=sha256_of(bundle / "manifest.json"),
             manifest=(bundle / "manifest.json").read_text(),
@@ -48,9 +51,9 @@ class Answering:
 
 
 @contextlib.contextmanager
-def answering(folder: Path, **settings: object) -> Iterator[Answering]:
-    """Serve the migrated database of a folder, with an engine, until the block ends."""
-    base_dir = engines.endless(folder / "base", tiny_base.Shape())
+def answering(folder: Path, *, base_dir: Path | None = None, **settings: object) -> Iterator[Answering]:
+    """Serve the migrated database of a folder, with an engine on a tiny base or the given one, until the block ends."""
+    base_dir = base_dir or engines.endless(folder / "base", tiny_base.Shape())
     with engines.running(base_dir) as engine:
         connected = {"engine_url": engine.url, "engine_api_key_file": folder / "engine.key"}
         with serving(folder, **connected | settings) as live:

@@ -4,7 +4,7 @@ import functools
 import io
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import sentencepiece
 import torch
 
-from core.domain.datasets import Turn
+from core.domain.datasets import Conversation, Turn
 from core.text.chat import Renderer
 from core.text.folders import BlueLMChat
 
@@ -36,6 +36,18 @@ def pieces(
     rng = random.Random(7)
     lines = ["".join(rng.sample(SENTENCES, 2)) for _ in range(300)]
     lines += [" ".join(rng.choices(["the", "thing", "then", "中国", "中国人", "人民", "  "], k=6)) for _ in range(300)]
+    return trained(
+        lines,
+        vocab_size=vocab_size,
+        character_coverage=0.999,
+        normalization_rule_name=normalization,
+        remove_extra_whitespaces=remove_extra_whitespaces,
+        **options,
+    )
+
+
+def trained(lines: Iterable[str], *, vocab_size: int, **options: Any) -> bytes:
+    """Train a SentencePiece BPE model on these lines, with BlueLM's settings unless others are given."""
     written = io.BytesIO()
     settings: dict[str, Any] = {
         "model_type": "bpe",
@@ -44,18 +56,14 @@ def pieces(
         "bos_id": 1,
         "eos_id": 2,
         "pad_id": 3,
-        "character_coverage": 0.999,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
         "num_threads": 1,
         "minloglevel": 2,
         "hard_vocab_limit": False,
     }
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=written,
-        vocab_size=vocab_size,
-        normalization_rule_name=normalization,
-        remove_extra_whitespaces=remove_extra_whitespaces,
-        **(settings | options),
+        sentence_iterator=iter(lines), model_writer=written, vocab_size=vocab_size, **(settings | options)
     )
     return written.getvalue()
 
@@ -194,6 +202,11 @@ def edit(path: Path, **changes: Any) -> None:
 def turn(role: str, content: str, weight: float = 1.0) -> Turn:
     """Make a turn of a role that mypy can't know."""
     return Turn(role, content, weight)  # type: ignore[arg-type]
+
+
+def conversation(*turns: tuple[str, str], line: int = 1) -> Conversation:
+    """Make a training row of turns of weight 1."""
+    return Conversation(tuple(turn(role, content) for role, content in turns), line)
 
 
 def processor(model: bytes) -> sentencepiece.SentencePieceProcessor:

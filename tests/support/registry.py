@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -33,6 +34,20 @@ def base(runtime: Runtime, *, name: str, context_length: int = 128) -> Base:
         fingerprint=hashlib.sha256(name.encode()).hexdigest(),
         template_hash="0" * 64,
         context_length=context_length,
+        parameters=1000,
+        database=runtime.database,
+    )
+
+
+def sized_base(runtime: Runtime, *, name: str, sizes: Mapping[str, int]) -> Base:
+    """Make a base known that has no file but its config.json: enough to import adapters for it."""
+    config = runtime.store.put("config.json", json.dumps(dict(sizes) | {"model_type": "llama"}).encode())
+    return bases.register(
+        name=name,
+        files=(config,),
+        fingerprint=config.sha256,
+        template_hash="0" * 64,
+        context_length=128,
         parameters=1000,
         database=runtime.database,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from core.storage import bundles
 from tests.support import engines, tiny_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -238,8 +240,35 @@ def test_an_adapter_may_not_take_the_bases_name(setup: Setup, http: httpx.Client
     assert load(http, "tiny", setup.adapters["ad_two"]).status_code == 400
 
 
+def test_an_adapter_of_another_chat_format_is_refused_by_the_engine_itself(
+    setup: Setup, http: httpx.Client, tmp_path: Path
+) -> None:
+    for facts, shown in (({"template_hash": "1" * 64}, "'1111"), ({}, "'None'")):
+        folder = tmp_path / str(len(facts))
+        shutil.copytree(setup.adapters["ad_two"], folder)
+        (folder / "manifest.json").unlink()
+        bundles.seal(folder, facts)
+        refused = load(http, "ad_foreign", folder)
+        assert refused.status_code == 400
+        assert f"template_hash {shown}" in refused.json()["error"]["message"]
+        assert "train the adapter again on this base" in refused.json()["error"]["message"]
+        assert http.post("/v1/completions", json=asked(model="ad_foreign")).status_code == 404
+
+
 def test_a_folder_that_is_no_adapter_is_refused(setup: Setup, http: httpx.Client) -> None:
     refused = load(http, "ad_none", setup.base)
     assert (refused.status_code, refused.json()["error"]["type"]) == (400, "BadRequestError")
     assert "manifest.json" in refused.json()["error"]["message"]
     assert str(setup.base) not in refused.text
+
+
+def test_an_engine_that_is_told_to_stop_ends_orderly_amid_an_answer(tmp_path: Path) -> None:
+    base = engines.endless(tmp_path / "base", tiny_base.Shape(context=4096))
+    with engines.running(base) as engine, client(engine) as http:
+        with http.stream("POST", "/v1/completions", json=asked(max_tokens=4000, stream=True)) as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith("data: ")
+            engine.process.terminate()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+        assert engine.process.wait(30) == 0

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from core.domain.adapters import BrokenAdapter
 from core.domain.generation import TemplateMismatch
-from core.domain.loras import Linear
+from core.domain.linears import Linear
 from core.text.chat import Renderer
 from tests.support import engines, tiny_base
 from worker.engine import weights

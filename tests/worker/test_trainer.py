@@ -14,6 +14,7 @@ from core.domain.jobs import Phase
 from core.storage import bundles
 from core.text.chat import Renderer
 from core.text.examples import OverlongRows
+from core.text.prepared import NoRowsLeft
 from tests.support import tiny_base
 from tests.support import training as t
 from worker.messages import Finished, Stopped
@@ -278,7 +279,7 @@ def test_overlong_rows_can_be_dropped_or_cut(base: Path, tmp_path: Path) -> None
 
 
 def test_a_data_set_that_is_dropped_whole_is_the_owners_error(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="all 6 are longer than max_length"):
+    with pytest.raises(NoRowsLeft, match="all 6 are longer than max_length"):
         t.train(t.run(base, t.write(tmp_path, t.rows(6)), tmp_path / "out", t.spec(max_length=8, overlong="drop")))
 
 

@@ -47,7 +47,7 @@ def test_torchs_own_allocator_running_dry_is_out_of_memory() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory at /opt/x"), "out_of_memory", "oom"),
         (MemoryError(), "out_of_memory", "oom"),
-        (UserError("no_rows_left", "No row is left."), "no_rows_left", "user_error"),
+        (UserError("no_effect", "The trained adapter changes no answer."), "no_effect", "user_error"),
         (NotFinite(7), "nan_loss", "nan_loss"),
         (InvalidMessages("Line 3: no."), InvalidMessages.code, "user_error"),
         (DamagedCheckpoint("config.json is missing."), "damaged_checkpoint", "integrity"),

@@ -10,10 +10,11 @@ from bench.peers import notebook
 from core.ml.model import adapter_weights
 from core.text.chat import Renderer
 from core.text.examples import Example
+from core.text.packing import MICRO_BATCH_TOKENS
 from tests.support import tiny_base
 from tests.support import training as t
 from worker.trainer import data
-from worker.trainer.rows import MICRO_BATCH_TOKENS, batch, row
+from worker.trainer.rows import batch, row
 from worker.trainer.wishes import Wishes
 
 BATCH = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from core.domain.loras import Linear
+from core.domain.linears import Linear
 from core.domain.training import MODULES
 from worker.engine.weights import Weights
 

@@ -1,6 +1,6 @@
 """vLLM's protocol over HTTP. Knows routes, statuses and keys; generation and adapters are other modules'.
 
-Statuses, error shapes and the texts that clients read are vLLM 0.24's (core/inference/protocol.py names the routes).
+Statuses, error shapes and the texts that clients read are vLLM 0.32's (core/inference/protocol.py names the routes).
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
+from core.domain.adapters import AdapterNotFound
 from core.domain.generation import EngineUnavailable, PromptTooLong
 from core.errors import Conflict, Invalid, NotFound, Overloaded, Problem, Unavailable
 from core.inference.protocol import (
@@ -96,6 +97,8 @@ def _add_adapter_routes(app: FastAPI, served: Served) -> None:
         served.shelf.check_free(asked.lora_name)
         if asked.lora_name == served.name:
             raise Invalid(f"'{served.name}' is the base's name.", param="lora_name")
+        if not await asyncio.to_thread(Path(asked.lora_path).is_dir):
+            raise AdapterNotFound(f"No adapter found for '{asked.lora_name[:200]}'.", param="lora_path")
         # Hashing and checking 40 MB must stall neither this loop nor the model's.
         checked = await asyncio.to_thread(weights.read, Path(asked.lora_path), served.fit)
         load = Load(asked.lora_name, asked.lora_path, checked)

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from core.domain import loras
+from core.domain import loras, loraweights
 from core.domain.adapters import BrokenAdapter
 from core.domain.generation import TemplateMismatch
-from core.domain.loras import Linear, LoraConfig
+from core.domain.linears import Linear
+from core.domain.loras import CONFIG, WEIGHTS, LoraConfig
 
-CONFIG: Final = "adapter_config.json"
-WEIGHTS: Final = "adapter_model.safetensors"
 MANIFEST: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 4 * 2**20
 
@@ -54,14 +53,14 @@ def read(folder: Path, fit: Fit) -> Weights:
         )
     raw_config = _sealed(folder, CONFIG, manifest, limit=loras.MAX_CONFIG_BYTES)
     config = loras.read_config(raw_config, max_rank=fit.max_rank)
-    raw = _sealed(folder, WEIGHTS, manifest, limit=loras.largest_file(config, fit.linears))
-    header = raw[8 : 8 + int.from_bytes(raw[:8], "little")]
-    loras.check_header(header, data_bytes=len(raw) - 8 - len(header), config=config, linears=fit.linears)
-    tensors = load(raw)
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise BrokenAdapter(f"{name} holds values that are not finite.")
-    return Weights(config=config, tensors=tensors)
+    raw = _sealed(folder, WEIGHTS, manifest, limit=loraweights.largest_file(config, fit.linears))
+    reading = loraweights.Reading(config, fit.linears)
+    reading.feed(raw)
+    reading.finish()
+    try:
+        return Weights(config=config, tensors=load(raw))
+    except SafetensorError as error:
+        raise BrokenAdapter(f"{WEIGHTS} can't be read: {str(error)[:200]}.") from error
 
 
 def _sealed(folder: Path, name: str, manifest: Mapping[str, object], *, limit: int) -> bytes:

@@ -26,6 +26,7 @@ from worker.trainer.checkpoints import Best, Shelf
 from worker.trainer.events import Events
 from worker.trainer.failures import NotFinite
 from worker.trainer.rows import Row, StepBatch
+from worker.trainer.sampler import EpochOrder
 from worker.trainer.wishes import StopAsked
 
 STEPS_BETWEEN_CHECKS = 16
@@ -139,6 +140,11 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self._check_finite()
         super().log(logs, start_time)
+
+    @override
+    def _get_train_sampler(self, train_dataset: Sequence[Row] | None = None) -> EpochOrder:
+        """Draw in the order that plans know, which is the one that Trainer's own sampler would draw."""
+        return EpochOrder(len(self.train_dataset), seed=self.args.seed)
 
     @override
     def _get_num_items_in_batch(self, batch_samples: object, device: object) -> None:

@@ -5,21 +5,15 @@ Padding-free: a micro-batch is one row, and the loss reads logits only where a l
 Axes: T tokens of the row, S samples in it, N labelled tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
 
 import torch
 from torch import Tensor
 
-IGNORED: Final = -100
-MICRO_BATCH_TOKENS: Final = 4096
-"""A step's samples are split into rows of at most this many tokens, so that memory does not grow with the batch.
-
-A tutorial step (16 samples) holds 863 to 1,877 tokens and stays whole; 4,096 tokens of the 7B base took 44 GiB of an
-H100 without checkpointing.
-"""
+from core.text import packing
+from core.text.examples import IGNORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +91,14 @@ def joined(rows: Sequence[Row]) -> Row:
     )
 
 
-def batch(rows: Sequence[Row], *, max_tokens: int = MICRO_BATCH_TOKENS) -> StepBatch:
+def batch(rows: Sequence[Row], *, max_tokens: int = packing.MICRO_BATCH_TOKENS) -> StepBatch:
     """Flatten the samples of one step, in their order, into as few micro-batches as `max_tokens` allows."""
-    groups: list[list[Row]] = []
-    filled = 0
-    for one in rows:
-        if not groups or filled + one.tokens > max_tokens:
-            groups.append([])
-            filled = 0
-        groups[-1].append(one)
-        filled += one.tokens
+    groups = packing.micro_batches([one.tokens for one in rows], max_tokens=max_tokens)
     return StepBatch(
-        rows=tuple(joined(group) for group in groups),
+        rows=tuple(joined([rows[at] for at in group]) for group in groups),
         labels=sum(one.labels for one in rows),
         tokens=sum(one.tokens for one in rows),
     )
-
-
-def batches(rows: Sequence[Row], *, max_tokens: int = MICRO_BATCH_TOKENS) -> Iterable[Row]:
-    """Flatten any number of rows into micro-batches, for evaluation."""
-    return batch(rows, max_tokens=max_tokens).rows
 
 
 def model_inputs(one: Row, device: torch.device) -> dict[str, Tensor | int | None]:

@@ -18,7 +18,7 @@ from core.ml.importing import main
 from core.ml.records import Imported
 from core.text import markers
 from core.text.chat import Renderer
-from tests.support import bluelm, oracle
+from tests.support import bluelm
 
 
 def ignored(done: int, total: int) -> None:
@@ -27,23 +27,6 @@ def ignored(done: int, total: int) -> None:
 
 def imported(source: Path, target: Path, *, max_shard_bytes: int = 2**30) -> Imported:
     return convert(source, target, name="tiny", progress=ignored, max_shard_bytes=max_shard_bytes)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_logits_are_the_oracles(tmp_path: Path, seed: int) -> None:
-    heads = 1 + seed % 4
-    shape = bluelm.Shape(
-        hidden=16 * heads, heads=heads, intermediate=24 + 8 * seed, layers=1 + seed % 3, spare_rows=seed
-    )
-    source = bluelm.write(tmp_path / "source", shape=shape, seed=seed, dtype=torch.float32, shards=1 + seed)
-    base = imported(source, tmp_path / "base", max_shard_bytes=50_000)
-    config = json.loads((source / "config.json").read_text())
-    weights = bluelm.tensors(shape, rows=config["vocab_size"], seed=seed, dtype=torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
-    ids = torch.randint(0, config["vocab_size"], (40,), generator=torch.Generator().manual_seed(seed)).tolist()
-    with torch.no_grad():
-        found = model(torch.tensor([ids])).logits[0]
-    assert (found - oracle.logits(weights, config, ids)).abs().max() <= 1e-5
 
 
 def test_bf16_rows_differ_by_at_most_one_unit_and_the_pad_row_is_the_bias(tmp_path: Path) -> None:
@@ -201,9 +184,9 @@ def test_transformers_reads_the_tokenizer_as_it_is(tmp_path: Path) -> None:
             assert theirs.decode(ours.encode(text)) == text.replace("▁", " ")
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 2, 3)
     messages = [
-        {"role": "system", "content": " 你是甄嬛 \n"},
+        {"role": "system", "content": " 你是半砚 \n"},
         {"role": "user", "content": "\n你是谁？ "},
-        {"role": "assistant", "content": " 我是甄嬛。\n"},
+        {"role": "assistant", "content": " 我是半砚。\n"},
         {"role": "user", "content": "再说一次  "},
     ]
     prompt = renderer.prompt([bluelm.turn(m["role"], m["content"]) for m in messages])
@@ -294,21 +277,3 @@ def test_bluelm_nano_is_imported_as_the_releases_would_be(tmp_path: Path) -> Non
     assert base.record.max_ulp <= 1
     renderer = Renderer.load(base.path)
     assert renderer.base_layout == "bluelm"
-    config = json.loads((source / "config.json").read_text())
-    weights: dict[str, torch.Tensor] = {}
-    for shard in sorted(source.glob("*.bin")):
-        weights |= torch.load(shard, weights_only=True)
-    fp32 = {name: tensor.float() for name, tensor in weights.items()}
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
-    # The table was rounded to the checkpoint's type once; the oracle normalises without rounding.
-    model.get_input_embeddings().weight.data = torch.nn.functional.layer_norm(
-        fp32["model.embed_tokens.weight"],
-        (config["hidden_size"],),
-        fp32["model.embed_layer_norm.weight"],
-        fp32["model.embed_layer_norm.bias"],
-        config["rms_norm_eps"],
-    )
-    ids = renderer.prompt([bluelm.turn("user", "你是谁？")], system="你是一位助手")
-    with torch.no_grad():
-        found = model(torch.tensor([ids])).logits[0]
-    assert (found - oracle.logits(fp32, config, ids)).abs().max() <= 1e-4

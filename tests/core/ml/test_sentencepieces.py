@@ -1,5 +1,7 @@
 """The converted tokenizer against SentencePiece itself."""
 
+import random
+
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
@@ -9,16 +11,45 @@ from core.ml.sentencepieces import NORMAL, SentencePieces
 from tests.support import bluelm
 
 
-@pytest.mark.parametrize(
-    ("normalization", "remove_extra_whitespaces"),
-    [("identity", False), ("identity", True), ("nmt_nfkc", True), ("nfkc", False)],
-)
-def test_ids_and_text_are_sentencepieces(normalization: str, remove_extra_whitespaces: bool) -> None:
-    model = SentencePieces(
-        bluelm.pieces(normalization=normalization, remove_extra_whitespaces=remove_extra_whitespaces)
-    )
+@pytest.mark.parametrize("remove_extra_whitespaces", [False, True])
+def test_ids_and_text_are_sentencepieces(remove_extra_whitespaces: bool) -> None:
+    model = SentencePieces(bluelm.pieces(remove_extra_whitespaces=remove_extra_whitespaces))
     texts = probes.texts(model.pieces(NORMAL), count=2000, seed=3)
+    assert model.obstacles() == []
     assert model.difference(model.fast(bluelm.MARKERS), texts) is None
+
+
+@pytest.mark.parametrize("normalization", ["nmt_nfkc", "nfkc", "nmt_nfkc_cf"])
+@pytest.mark.parametrize("text", ["か\u3099", "\u1100\u1161\u11a8", "７\u0651"])
+def test_a_character_map_is_an_obstacle_since_letters_with_marks_are_read_otherwise(
+    normalization: str, text: str
+) -> None:
+    model = SentencePieces(bluelm.pieces(normalization=normalization))
+    assert model.obstacles() == ["its character map"]
+    assert model.difference(model.fast(()), [text]) is not None
+
+
+def test_equal_scores_are_an_obstacle_since_ties_are_broken_otherwise() -> None:
+    proto = sentencepiece_model_pb2.ModelProto.FromString(repetitive_pieces())
+    for piece in proto.pieces:
+        piece.score = -float(-piece.score // 2)
+    model = SentencePieces(proto.SerializeToString())
+    assert model.obstacles() == ["pieces of equal score"]
+    assert model.difference(model.fast(()), ["bcbbbbcb"]) is not None
+
+
+def test_texts_of_few_letters_merge_as_sentencepiece_merges_them() -> None:
+    model = SentencePieces(repetitive_pieces())
+    rng = random.Random(5)
+    texts = ["".join(rng.choices("abc ", k=rng.randint(1, 40))) for _ in range(4000)]
+    assert model.difference(model.fast(()), texts) is None
+
+
+def repetitive_pieces() -> bytes:
+    """Train on three letters in random order, so that almost every merge has rivals."""
+    rng = random.Random(3)
+    lines = ["".join(rng.choice("abc") for _ in range(rng.randint(1, 40))) for _ in range(2000)]
+    return bluelm.trained(lines, vocab_size=600)
 
 
 def test_the_check_sees_a_tokenizer_that_merges_otherwise() -> None:

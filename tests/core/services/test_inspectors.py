@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from core.domain.datasets import Inspection
-from core.services.inspectors import InspectionFailed, Inspector
+from core.services.inspectors import DATASETS, InspectionFailed, Inspector
 
 GOOD = b'{"instruction": "a", "input": "", "output": "b"}\n'
 
 
 async def inspected(*chunks: bytes, patience_s: float = 30.0) -> Inspection | None:
-    async with Inspector.started(limit_bytes=10**6) as inspector:
+    async with Inspector.started(DATASETS, limit_bytes=10**6) as inspector:
         for chunk in chunks:
             await inspector.feed(chunk, patience_s=patience_s)
         return await inspector.outcome(patience_s=patience_s)
@@ -34,7 +34,7 @@ def test_it_reports_what_it_read() -> None:
 
 def test_it_stops_reading_once_the_file_is_refused() -> None:
     async def run() -> Inspection:
-        async with Inspector.started(limit_bytes=10**9) as inspector:
+        async with Inspector.started(DATASETS, limit_bytes=10**9) as inspector:
             await inspector.feed(b"%PDF-1.7" + b"x" * 1000, patience_s=30)
             await inspector._report
             await inspector.feed(b"x" * 10**6, patience_s=30)
@@ -49,7 +49,7 @@ def test_a_report_that_is_late_is_no_report() -> None:
 
 def test_a_process_that_takes_nothing_more_is_left_behind() -> None:
     async def run() -> tuple[Inspection | None, float]:
-        async with Inspector.started(limit_bytes=10**9) as inspector:
+        async with Inspector.started(DATASETS, limit_bytes=10**9) as inspector:
             await inspector.feed(GOOD, patience_s=30)
             inspector._process.send_signal(signal.SIGSTOP)
             began = time.monotonic()
@@ -65,7 +65,7 @@ def test_a_process_that_takes_nothing_more_is_left_behind() -> None:
 
 def test_a_process_that_dies_is_no_verdict_on_the_file() -> None:
     async def run() -> None:
-        async with Inspector.started(limit_bytes=10**6) as inspector:
+        async with Inspector.started(DATASETS, limit_bytes=10**6) as inspector:
             await inspector.feed(GOOD, patience_s=30)
             inspector._process.kill()
             await inspector.outcome(patience_s=30)
@@ -80,9 +80,9 @@ def test_it_knows_no_secret_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
 
     wanted = {
         resource.RLIMIT_AS: (2**30, 2**30),
-        resource.RLIMIT_CPU: (61, 61),
+        resource.RLIMIT_CPU: (260, 260),
         resource.RLIMIT_CORE: (0, 0),
-        resource.RLIMIT_FSIZE: (0, 0),
+        resource.RLIMIT_FSIZE: (200 * 2**20, 200 * 2**20),
     }
 
     def look(pid: int) -> bytes:
@@ -93,7 +93,7 @@ def test_it_knows_no_secret_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
         return Path(f"/proc/{pid}/environ").read_bytes()
 
     async def run() -> bytes:
-        async with Inspector.started(limit_bytes=2**20) as inspector:
+        async with Inspector.started(DATASETS, limit_bytes=2**20) as inspector:
             return await asyncio.to_thread(look, inspector._process.pid)
 
     environment = asyncio.run(run())
@@ -104,7 +104,7 @@ def test_it_knows_no_secret_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_too_little_memory_is_a_refusal_not_a_crash() -> None:
     row = b'{"instruction": "' + b"a" * 1_000_000 + b'", "input": "", "output": "b"}\n'
-    command = [sys.executable, "-m", "core.services.inspection", str(os.getpid()), "1", "60"]
+    command = [sys.executable, "-m", "core.services.inspection", str(os.getpid()), "1", "60", "0"]
 
     ran = subprocess.run(command, input=row, capture_output=True, check=True, cwd=Path(__file__).parents[3])
 
@@ -114,9 +114,9 @@ def test_too_little_memory_is_a_refusal_not_a_crash() -> None:
 def test_it_dies_with_its_parent() -> None:
     script = (
         "import asyncio\n"
-        "from core.services.inspectors import Inspector\n"
+        "from core.services.inspectors import DATASETS, Inspector\n"
         "async def main():\n"
-        "    async with Inspector.started(limit_bytes=10) as inspector:\n"
+        "    async with Inspector.started(DATASETS, limit_bytes=10) as inspector:\n"
         "        await inspector.feed(b'{', patience_s=30)\n"
         "        print(inspector._process.pid, flush=True)\n"
         "        await asyncio.sleep(60)\n"

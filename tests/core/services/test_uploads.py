@@ -39,7 +39,7 @@ from core.services.uploads import Upload, UploadLimits, take_in
 from core.storage.objects import Store
 
 ROW = '{"instruction": "%s %d", "input": "", "output": "%s"}\\n'
-TEXTS = "小姐，别的秀女都在求中选，唯有咱们小姐想被撂牌子", "嘘，都说许愿说破是不灵的，许愿说破是不灵"
+TEXTS = "雨下了一整天了，檐下的两只麻雀还在等着雨停下来", "嘘，小点声，别惊着它们，它们也在等雨停下"
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -17,7 +17,7 @@ from core.text.templates import environment
 from tests.support import bluelm
 from tests.support.bluelm import turn
 
-PERSONA = "现在你要扮演皇帝身边的女人--甄嬛"
+PERSONA = "现在你要扮演旧书店里的一只猫"
 
 
 @pytest.fixture(scope="session")
@@ -26,18 +26,16 @@ def whole(base: Path) -> Tokenizer:
     return Tokenizer.from_file(str(base / "tokenizer.json"))
 
 
-def conversation(*turns: tuple[str, str], line: int = 1) -> Conversation:
-    return Conversation(tuple(turn(role, content) for role, content in turns), line)
-
-
 def test_the_tutorials_prompt_comes_out_to_the_token(renderer: Renderer, whole: Tokenizer) -> None:
-    instruction, user_input = "小姐，别的秀女都在求中选，", "唯有咱们小姐想被撂牌子。"
-    literal = f"[|Human|]:现在你要扮演皇帝身边的女人--甄嬛\n\n {instruction}{user_input}[|AI|]:"
+    instruction, user_input = "雨下了一整天，", "你在窗台上看见了什么？"
+    literal = f"[|Human|]:现在你要扮演旧书店里的一只猫\n\n {instruction}{user_input}[|AI|]:"
     prompt = renderer.prompt([turn("user", instruction + user_input)], system=PERSONA)
     assert prompt == whole.encode("<s>" + literal, add_special_tokens=False).ids
     assert prompt == whole.encode(literal).ids
-    answer = "嘘——都说许愿说破是不灵的。"
-    example = renderer.example(conversation(("user", instruction + user_input), ("assistant", answer)), system=PERSONA)
+    answer = "嘘——檐下有两只麻雀，在等雨停。"
+    example = renderer.example(
+        bluelm.conversation(("user", instruction + user_input), ("assistant", answer)), system=PERSONA
+    )
     response = whole.encode(answer, add_special_tokens=False).ids
     # The tutorial: tokenizer(prompt) + tokenizer(answer) + eos, and -100 over the prompt.
     assert example.input_ids == [*prompt, *response, 2]

@@ -14,20 +14,6 @@ from tests.core.text.conftest import CHATML, foreign
 from tests.support import bluelm
 
 
-def test_every_split_of_the_ids_gives_the_text_without_a_broken_character(renderer: Renderer) -> None:
-    processor = bluelm.processor(bluelm.pieces())
-    pieces = [processor.id_to_piece(id_) for id_ in range(300, processor.get_piece_size())]
-    for text in probes.texts(pieces, count=1000, seed=5):
-        ids, shown = processor.encode(text), text.replace("▁", " ")
-        assert renderer.decode(ids) == shown == processor.decode(ids)
-        for cut in range(len(ids) + 1):
-            decoder = renderer.decoder()
-            first, second = decoder.feed(ids[:cut]), decoder.feed(ids[cut:])
-            assert first + second == shown
-            assert shown.startswith(first)
-            assert decoder.finish() == ""
-
-
 def test_a_character_of_several_byte_tokens_comes_when_it_is_whole(renderer: Renderer) -> None:
     ids = bluelm.chat_of(renderer).segments.encode("😀")
     decoder = renderer.decoder()

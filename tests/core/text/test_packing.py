@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.text.examples import Example, OverlongRows, cut, fit
-from core.text.packing import ExampleTooLong, first_fit, flatten, packed
+from core.text.packing import ExampleTooLong, first_fit, flatten, micro_batches
 
 
 def example(prompt: int, answer: int, *, line: int = 1, end: int = 2) -> Example:
@@ -39,8 +39,6 @@ def test_the_first_label_of_a_segment_is_never_learnt() -> None:
 
 def test_packed_rows_are_first_fit() -> None:
     assert first_fit([5, 6, 4, 3, 2, 7], pack_length=10) == [[0, 2], [1, 3], [4, 5]]
-    rows = packed([example(n, 0, line=n) for n in (4, 5, 3, 2, 1, 6)], pack_length=10)
-    assert [len(row) for row in rows] == [9, 9, 9]
 
 
 @given(st.lists(st.integers(1, 30), max_size=80))
@@ -64,9 +62,14 @@ def test_first_fit_takes_a_hundred_thousand_rows_in_its_stride() -> None:
     assert sum(lengths) / (len(rows) * 2048) > 0.98
 
 
+def test_a_step_is_split_in_its_order_and_a_long_row_stands_alone() -> None:
+    assert micro_batches([3, 3, 3, 12, 1], max_tokens=9) == [[0, 1, 2], [3], [4]]
+    assert micro_batches([], max_tokens=9) == []
+
+
 def test_an_example_beyond_the_row_is_refused() -> None:
     with pytest.raises(ExampleTooLong, match="Example 1 has 12 tokens"):
-        packed([example(1, 1), example(1, 10)], pack_length=11)
+        first_fit([3, 12], pack_length=11)
 
 
 def test_overlong_rows_are_refused_by_their_lines() -> None:

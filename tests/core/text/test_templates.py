@@ -80,6 +80,15 @@ def test_a_decoder_that_is_not_known_is_refused(chatml: Path) -> None:
         Renderer.load(chatml)
 
 
+def test_lengths_that_a_tokenizer_was_saved_with_neither_cut_nor_fill_a_prompt(chatml: Path, tmp_path: Path) -> None:
+    expected = Renderer.load(chatml).prompt([turn("user", "a" * 40)])
+    tokenizer = Tokenizer.from_file(str(chatml / "tokenizer.json"))
+    tokenizer.enable_truncation(max_length=8)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(chatml / "tokenizer.json"))
+    assert Renderer.load(chatml).prompt([turn("user", "a" * 40)]) == expected
+
+
 def test_a_file_of_the_template_wins_over_the_config(chatml: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(chatml, copy)

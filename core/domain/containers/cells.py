@@ -1,0 +1,66 @@
+"""A table's cells to a row's fields: what CSV and Parquet share."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from core.domain import rows, strictjson
+from core.domain.containers.raw import Raw
+from core.domain.faults import BadFile, BadRow
+from core.errors import Finding
+
+NAMELESS: Final = frozenset({"", "Unnamed: 0", "__index_level_0__"})
+"""Columns in which pandas leaves the rows' numbers."""
+
+
+def check_columns(names: Sequence[str], line: int) -> None:
+    """Refuse a table whose columns are no format's: every row would have the same fault.
+
+    Raises:
+        BadFile: A column is missing, unknown, or there twice.
+    """
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise BadFile(
+            Finding(
+                code="duplicate_key",
+                field=twice,
+                line=line,
+                message=f"Two columns are named {twice!r}.",
+                hint="Keep one; readers disagree about which one counts.",
+            )
+        )
+    try:
+        rows.format_of(tuple(name for name in names if name not in NAMELESS))
+    except BadRow as bad:
+        raise BadFile(replace(bad.findings[0], line=line)) from None
+
+
+def row(cells: dict[str, object]) -> Raw:
+    """Put a row together; a text in a field that is a list is read as JSON, and an empty one left out."""
+    try:
+        for name in rows.LISTS.intersection(cells):
+            text = cells[name]
+            if isinstance(text, str):
+                if not text or text.isspace():
+                    del cells[name]
+                else:
+                    cells[name] = _listed(name, text)
+    except BadRow as bad:
+        return bad
+    return cells
+
+
+def _listed(name: str, text: str) -> object:
+    try:
+        return strictjson.value(text.encode())
+    except BadRow as bad:
+        fault = bad.findings[0]
+        raise BadRow(
+            Finding(
+                code=fault.code,
+                field=name,
+                message=f"{name}, read as JSON: {fault.message}",
+                hint=f"In a table {name} is a JSON list, as json.dumps writes it; Python's own spelling is another.",
+            )
+        ) from None
