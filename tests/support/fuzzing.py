@@ -117,10 +117,13 @@ def _compare(source: Path, base: Imported) -> None:
 
 
 def _weights(source: Path) -> dict[str, torch.Tensor]:
-    safe = sorted(source.glob("model*.safetensors"))
+    """Read the files that the folder's index names, or the only one; others beside them are nobody's."""
+    names = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors", "pytorch_model.bin")
+    first = next(source / name for name in names if (source / name).exists())
+    listed = set(json.loads(first.read_bytes())["weight_map"].values()) if first.suffix == ".json" else {first.name}
     weights: dict[str, torch.Tensor] = {}
-    for path in safe or sorted(source.glob("pytorch_model*.bin")):
-        weights |= load_file(path) if safe else torch.load(path, weights_only=True)
+    for path in (source / name for name in sorted(listed)):
+        weights |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     return weights
 
 
