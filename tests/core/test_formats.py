@@ -53,9 +53,17 @@ CONVERSATIONS: Mapping[str, st.SearchStrategy[tuple[Turn, ...]]] = {
 """What each format can carry: not all have weights, or system texts."""
 
 
+CARRIED = [
+    (kind, container)
+    for kind in CONVERSATIONS
+    for container in writers.CONTAINERS
+    if not (kind.endswith("of lists") and container in {"csv", "tsv"})
+]
+"""A table's cell called prompt is text, whatever it looks like."""
+
+
 @pytest.mark.parametrize("compression", writers.COMPRESSIONS)
-@pytest.mark.parametrize("container", writers.CONTAINERS)
-@pytest.mark.parametrize("kind", CONVERSATIONS)
+@pytest.mark.parametrize(("kind", "container"), CARRIED)
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_what_is_written_is_read_back_equal(
