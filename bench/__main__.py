@@ -17,6 +17,7 @@ from bench.harness import Options, Result
 
 ROWS: Final[Mapping[str, str]] = {
     "M1": "bench.rows.memory:m1",
+    "I7": "bench.rows.imports:i7",
     "S1": "bench.rows.service:s1",
     "T1": "bench.rows.train:t1",
     "U1": "bench.rows.uploads:u1",

@@ -29,7 +29,7 @@ from core.ml.records import Imported
 from tests.support import bluelm, mutations
 
 CASE_S = 60
-SPARE_BYTES = 2 * 2**30
+SPARE_BYTES = 2**30
 """What a case may allocate beyond what the process has; tiny folders need a few hundredths of it."""
 TEXTS = ("今天天气很好，你是谁？", " hello  world 123\n", "😀▁ ▁", "[|Human|]:</s>")
 
@@ -140,13 +140,13 @@ def run(*, seed: int, cases: int) -> dict[str, Any]:
     slowest, began = 0.0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         made = originals(Path(name) / "originals")
-        limit = _address_space() + SPARE_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         for number in range(seed * 10**6, seed * 10**6 + cases):
             work = Path(name) / str(number)
             work.mkdir()
             print(f"case {number}", file=sys.stderr, flush=True)
             faulthandler.dump_traceback_later(CASE_S, exit=True)
+            # Of each case anew: in the product each import has a process of its own.
+            resource.setrlimit(resource.RLIMIT_AS, (_address_space() + SPARE_BYTES, resource.RLIM_INFINITY))
             start = time.monotonic()
             try:
                 verdict, _ = case(number, made, work)

@@ -22,7 +22,8 @@ ODD: tuple[Any, ...] = (
 
 def files(folder: Path, ending: str = "") -> list[Path]:
     """List what is there to spoil; what was made huge before is left alone."""
-    found = (path for path in folder.iterdir() if path.name.endswith(ending) and path.is_file())
+    plain = (path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+    found = (path for path in plain if path.name.endswith(ending))
     return sorted(path for path in found if path.stat().st_size <= MOST_BYTES)
 
 

@@ -50,6 +50,24 @@ def test_bf16_rows_differ_by_at_most_one_unit_and_the_pad_row_is_the_bias(tmp_pa
     assert torch.equal(model.get_input_embeddings().weight[3], bias)
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_folded_rows_of_random_tables_differ_by_at_most_one_unit(seed: int) -> None:
+    """In bf16 steps where fp32 has digits for them, by `difference_ulp` everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, hidden = 200 + 37 * seed, 16 * (1 + seed % 16)
+    spread = 10.0 ** float(torch.empty(()).uniform_(-3, 1, generator=generator))
+    table = (torch.randn(rows, hidden, generator=generator) * spread).bfloat16()
+    norm = (1 + torch.randn(hidden, generator=generator) * 0.3).bfloat16()
+    bias = (torch.randn(hidden, generator=generator) * 0.3).bfloat16()
+    table[3] = 0
+    folded = folding.fold(table, norm, bias, eps=1e-6)
+    assert folding.difference_ulp(folded, table, norm, bias, eps=1e-6) <= 1
+    exact = torch.nn.functional.layer_norm(table.float(), (hidden,), norm.float(), bias.float(), 1e-6).bfloat16()
+    steps = (folded.view(torch.int16).int() - exact.view(torch.int16).int()).abs()
+    assert int(steps[exact.abs() > 1e-2].max()) <= 1
+    assert torch.equal(folded[3], bias)
+
+
 def test_the_check_of_the_fold_sees_another_eps() -> None:
     table = bluelm.tensors(bluelm.Shape(hidden=64), rows=64, dtype=torch.bfloat16)
     parts = [table[f"model.embed_{name}"] for name in ("tokens.weight", "layer_norm.weight", "layer_norm.bias")]
