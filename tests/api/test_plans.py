@@ -104,8 +104,8 @@ def test_what_a_job_refuses_is_refused_alike(
 @pytest.mark.parametrize(
     ("rows", "change", "code", "words"),
     [
-        (ALPACA[:1], {"validation_ratio": 0.5}, "cannot_split", "at least two rows"),
-        ([ALPACA[0]] * 3, {"validation_ratio": 0.5}, "cannot_split", "two different prompts"),
+        (ALPACA[:1], {"validation_ratio": 0.5}, "cannot_split", "two different first questions"),
+        ([ALPACA[0]] * 3, {"validation_ratio": 0.5}, "cannot_split", "two different first questions"),
         (ALPACA[:3], {"max_length": 8}, "rows_too_long", "line(s) 1, 2, 3"),
         (ALPACA[:3], {"max_length": 8, "overlong": "drop"}, "no_rows_left", "all 3 are longer"),
         (ALPACA[:3], {"max_length": 8, "overlong": "truncate"}, "rows_too_long", "no room for an answer"),
