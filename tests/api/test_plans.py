@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from typing import Any
 
 import httpx
@@ -11,10 +12,11 @@ from core.domain.jobs import Status
 from core.domain.training import Progress
 from core.services import jobs, workers
 from tests.api.test_jobs import BAD, LEAST, STATUS
-from tests.support import registry
+from tests.support import registry, writers
 from tests.support.live import Live
 from tests.support.problems import problem
 
+SEED = 5
 PLAN = {"dataset": "rows", "name": "mine", "base_model": "tiny"}
 ALPACA = [{"instruction": f"第{n}问", "input": "", "output": f"第{n}答" + "好" * (n % 5)} for n in range(40)]
 
@@ -68,6 +70,31 @@ def test_a_plan_tells_tokens_steps_memory_time_and_previews_and_makes_nothing(
     assert "speed is unknown" in plan["time"]["reason"]
     assert [preview["why"] for preview in plan["previews"]] == ["first", "longest", "middle"]
     assert client.get("/jobs").json()["data"] == []
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("container", "compression"), [("parquet", None), ("csv", "gzip"), ("parquet", "gzip"), ("tsv", "zstd")]
+)
+def test_the_same_rows_in_another_file_have_the_same_plan(
+    client: httpx.Client, upload: Any, container: str, compression: str | None
+) -> None:
+    upload(ALPACA)
+    dice = random.Random(SEED)
+    content = writers.COMPRESSIONS[compression](writers.CONTAINERS[container](ALPACA, dice), dice)
+    answer = client.post("/datasets", params={"name": "other"}, content=content)
+    assert answer.status_code == 201, answer.text
+    assert (answer.json()["summary"]["container"], answer.json()["summary"]["compression"]) == (container, compression)
+    # Whatever stands in a plan follows from the rows, but for the lines: a table's first is its header.
+    kept = ("tokens", "steps", "memory", "estimated")
+    plain, other = (
+        client.post("/jobs/plan", json=PLAN | {"dataset": name, "validation_ratio": 0.2}).json()
+        for name in ("mine", "other")
+    )
+    assert other["rows"]["train"]["rows"] + other["rows"]["validation"]["rows"] == len(ALPACA)
+    assert {name: other[name] for name in kept} == {name: plain[name] for name in kept}
+    pieces = [[preview["pieces"] for preview in plan["previews"]] for plan in (plain, other)]
+    assert pieces[0] == pieces[1]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from core.text.prepared import Prepared, prepare
 from tests.support import tiny_base, writers
 from tests.support import training as t
 from worker.messages import Finished
+from worker.trainer import data
 from worker.trainer.attempt import HeldBase
+from worker.trainer.rows import StepBatch, batch
+from worker.trainer.wishes import Wishes
 
 BASE = memory.Dimensions(
     hidden=64, intermediate=96, layers=2, heads=2, kv_heads=2, head_dim=32, vocabulary=tiny_base.ROWS, parameters=1
@@ -58,10 +62,10 @@ CARRIED = {
 """What a row of each format can hold beside a question and its answer."""
 
 
-def rows(kind: str) -> list[dict[str, Any]]:
+def written(kind: str) -> list[dict[str, Any]]:
     """20 rows that use all that their format can hold."""
     dice, carried = random.Random(SEED), CARRIED[kind]
-    written = []
+    rows = []
     for number, row in enumerate(t.rows(20)):
         turns = [Turn("user", row["instruction"]), Turn("assistant", row["output"])]
         if "earlier" in carried and number % 4 == 1:
@@ -69,8 +73,8 @@ def rows(kind: str) -> list[dict[str, Any]]:
             turns = [Turn("user", "在吗？"), Turn("assistant", f"第{number}次了。", weight), *turns]
         if "system" in carried and number % 3:
             turns = [Turn("system", f"你是第{number}盏灯。"), *turns]
-        written.append(writers.ROWS[kind](tuple(turns), dice))
-    return written
+        rows.append(writers.ROWS[kind](tuple(turns), dice))
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +106,15 @@ def test_the_plan_is_what_the_trainer_then_logs(
     base: Path, tmp_path: Path, held: HeldBase, case: str, kind: str
 ) -> None:
     given = t.spec(**CASES[case])
-    path = t.write(tmp_path, rows(kind))
-    prepared, outline = _prepared(base, path, given)
+    path = t.write(tmp_path, written(kind))
+    _, outline = _prepared(base, path, given)
+    drawn = _drawn(base, path, given)
     result, heard = t.train(t.run(base, path, tmp_path / "out", given), held=held)
     assert isinstance(result, Finished)
     assert outline.trained_tokens == outline.low == outline.high == result.trained_tokens
     assert outline.steps.total == result.step == heard.progress[-1].total_steps
-    assert [event.trained_tokens for event in heard.progress] == _by_step(prepared, given)
+    assert [event.trained_tokens for event in heard.progress] == list(accumulate(step.tokens for step in drawn))
+    assert outline.trained_labels == sum(step.labels for step in drawn)
     assert outline.evaluations == len(heard.evaluated) == heard.phases.count(Phase.EVALUATING)
     assert outline.checkpoints == len(heard.checkpoints)
     metrics = json.loads((Path(result.bundle_dir) / "manifest.json").read_text())["metrics"]
@@ -118,14 +124,11 @@ def test_the_plan_is_what_the_trainer_then_logs(
     assert (outline.validation is not None) == bool(heard.evaluated)
 
 
-def _by_step(prepared: Prepared, given: TrainSpec) -> list[int]:
-    """Tokens since the start at the end of each step."""
-    sums, total = [], 0
-    lengths = [len(row) for row in prepared.rows()]
-    for step in orders.steps(len(lengths), given):
-        total += sum(lengths[place] for place in step)
-        sums.append(total)
-    return sums
+def _drawn(base: Path, path: Path, given: TrainSpec) -> list[StepBatch]:
+    """The batch of each step, of the trainer's own rows."""
+    source = data.Source(path=path, sha256=t.sha256(path))
+    rows = data.load(source, None, spec=given, renderer=Renderer.load(base), wishes=Wishes()).rows
+    return [batch([rows[place] for place in step]) for step in orders.steps(len(rows), given)]
 
 
 def test_a_validation_set_of_its_own_is_planned_and_trained_alike(base: Path, tmp_path: Path, held: HeldBase) -> None:
