@@ -141,6 +141,9 @@ def test_a_validation_set_of_its_own_is_planned_and_trained_alike(base: Path, tm
     assert outline.evaluations == len(heard.evaluated)
     assert outline.validation is not None
     assert outline.validation.rows == 4
+    assert isinstance(result, Finished)
+    manifest = json.loads((Path(result.bundle_dir) / "manifest.json").read_text())
+    assert (manifest["dataset_sha256"], manifest["validation_sha256"]) == (t.sha256(path), t.sha256(other))
 
 
 def test_padding_avoided_is_what_the_padded_batches_of_the_same_order_hold(base: Path, tmp_path: Path) -> None:
