@@ -76,7 +76,11 @@ REFUSALS: Final = (
     responses=OUTCOMES | problems(*REFUSALS),
 )
 async def create(incoming: IncomingDep, key: Key, caller: Writes, rt: RuntimeDep) -> Response:
-    """Upload one file of rows: a JSON array or JSON lines of `instruction`/`input`/`output`, or of `inputs`/`targets`.
+    """Upload one file of rows; format, container and compression are recognised by content, and named in the summary.
+
+    Rows are Alpaca's `instruction`/`input`/`output` (with `system` and `history`), BlueLM's `inputs`/`targets`, OpenAI's
+    `messages`, ShareGPT's `conversations`, or `prompt`/`completion`. They come as JSON lines, a JSON array, CSV, TSV or
+    Parquet, each also packed with gzip or Zstandard.
 
     Send a form (`curl -F file=@train.jsonl -F name=huanhuan`) or the bytes themselves with `?name=`. The file is stored,
     hashed and checked while it arrives: 201 with the summary, or 422 with every fault by line and nothing stored. The
