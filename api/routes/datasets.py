@@ -27,6 +27,7 @@ from core.domain.excerpts import PageTooDeep
 from core.domain.pages import InvalidFilter, UnknownCursor
 from core.services import datasets, excerpts
 from core.services.idempotency import KeyInFlight, KeyReused
+from core.services.pagers import PageFailed, TooManyPages
 from core.services.uploads import ChecksumMismatch, InvalidDatasetName, UploadLimits
 
 router: Final = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -118,7 +119,15 @@ def get(dataset: Id, caller: Reads, rt: RuntimeDep) -> DatasetOut:
     "/{dataset}/rows",
     summary="Rows of a data set",
     responses=problems(
-        DatasetNotFound, DatasetNotReady, InvalidDataset, UnknownCursor, PageTooDeep, BaseNotFound, BaseUnusable
+        DatasetNotFound,
+        DatasetNotReady,
+        InvalidDataset,
+        UnknownCursor,
+        PageTooDeep,
+        TooManyPages,
+        PageFailed,
+        BaseNotFound,
+        BaseUnusable,
     ),
 )
 def rows(
@@ -139,9 +148,11 @@ def rows(
     """Page through the rows as they were parsed, in the order of the file: turns with roles, texts and weights.
 
     A page ends early if its rows are long. In plain JSONL any page is found at once by the `id` of the row before it;
-    other files, and bare row numbers, are read from the start for five seconds at most.
+    Parquet from the row group that holds it; other files, and bare row numbers, from the start, for five seconds at most.
     """
-    page = excerpts.page(dataset, after=after, limit=limit, caller=caller, store=rt.store, database=rt.database)
+    page = excerpts.page(
+        dataset, after=after, limit=limit, caller=caller, pagers=rt.pagers, store=rt.store, database=rt.database
+    )
     if rendered:
         page = excerpts.rendered(
             page,
