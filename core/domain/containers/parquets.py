@@ -49,7 +49,9 @@ def rows(chunks: Iterator[bytes], file: BinaryIO | None, *, after: int = 0) -> I
 
     with tempfile.SpooledTemporaryFile(max_size=SMALL_BYTES) as copy:
         if file is None:
-            copy.writelines(chunks)
+            # By writelines all would be kept in memory until its end.
+            for chunk in chunks:
+                copy.write(chunk)
             file = cast("BinaryIO", copy)
         file.seek(0)
         try:
