@@ -9,7 +9,7 @@ from api.dependencies import FiltersDep, Id, Key, Reads, RuntimeDep, Writes
 from api.forms import MalformedForm
 from api.problems import problems
 from api.routes.created import created
-from api.routes.uploads import IncomingDep, InvalidUpload
+from api.routes.uploads import RAW, IncomingDep, InvalidUpload
 from api.schemas.adapters import DeletedOut
 from api.schemas.datasets import DatasetOut, RowOut
 from api.schemas.lists import ListOut, listed
@@ -34,6 +34,8 @@ router: Final = APIRouter(prefix="/datasets", tags=["datasets"])
 BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
+        "description": "A form, or the file itself. Raw bodies may name their type, and gzip and Zstandard files are sent as "
+        "they are, without Content-Encoding; the content decides. Types: " + ", ".join(sorted(RAW - {""})) + ".",
         "content": {
             "multipart/form-data": {
                 "schema": {
