@@ -14,6 +14,7 @@ from core.errors import Unavailable
 from core.inference.client import Engines
 from core.services import outbox
 from core.services.jobs import Policy
+from core.services.pagers import Pagers
 from core.services.planners import Planners
 from core.services.renderers import Renderers
 from core.services.uploads import Places
@@ -53,6 +54,7 @@ class Runtime:
     pepper: bytes
     renderers: Renderers
     planners: Planners
+    pagers: Pagers
     engines: Engines
     usage: Ledger
     uploads: Places
@@ -114,6 +116,7 @@ def build(settings: Settings) -> Runtime:
         pepper=_pepper(settings),
         renderers=Renderers(store=store, cache_dir=settings.data_dir.absolute() / "cache" / "texts"),
         planners=Planners(),
+        pagers=Pagers(),
         engines=_engines(settings, store),
         usage=Ledger(database),
         uploads=Places(settings.max_uploads),

@@ -119,6 +119,12 @@ def test_api_workers_and_engines_share_objects_and_adapters(loaded: Compose) -> 
     assert vllm["/bases"] == ("bases", True)
 
 
+def test_parquet_is_copied_to_a_volume_of_the_api_and_not_to_the_containers_own_disk(loaded: Compose) -> None:
+    api = loaded.services["api"]
+    assert api.environment["TMPDIR"] in {mount.path for mount in api.mounts if not mount.read_only}
+    assert "TMPDIR" not in loaded.services["worker"].environment
+
+
 def test_no_secret_stands_in_the_file() -> None:
     for line in FILE.splitlines():
         name, colon, value = line.strip().partition(":")

@@ -9,7 +9,7 @@ from api.dependencies import FiltersDep, Id, Key, Reads, RuntimeDep, Writes
 from api.forms import MalformedForm
 from api.problems import problems
 from api.routes.created import created
-from api.routes.uploads import IncomingDep, InvalidUpload
+from api.routes.uploads import RAW, IncomingDep, InvalidUpload
 from api.schemas.adapters import DeletedOut
 from api.schemas.datasets import DatasetOut, RowOut
 from api.schemas.lists import ListOut, listed
@@ -27,12 +27,15 @@ from core.domain.excerpts import PageTooDeep
 from core.domain.pages import InvalidFilter, UnknownCursor
 from core.services import datasets, excerpts
 from core.services.idempotency import KeyInFlight, KeyReused
+from core.services.pagers import PageFailed, TooManyPages
 from core.services.uploads import ChecksumMismatch, InvalidDatasetName, UploadLimits
 
 router: Final = APIRouter(prefix="/datasets", tags=["datasets"])
 BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
+        "description": "A form, or the file itself. Raw bodies may name their type, and gzip and Zstandard files are sent as "
+        "they are, without Content-Encoding; the content decides. Types: " + ", ".join(sorted(RAW - {""})) + ".",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -76,7 +79,11 @@ REFUSALS: Final = (
     responses=OUTCOMES | problems(*REFUSALS),
 )
 async def create(incoming: IncomingDep, key: Key, caller: Writes, rt: RuntimeDep) -> Response:
-    """Upload one file of rows: a JSON array or JSON lines of `instruction`/`input`/`output`, or of `inputs`/`targets`.
+    """Upload one file of rows; format, container and compression are recognised by content, and named in the summary.
+
+    Rows are Alpaca's `instruction`/`input`/`output` (with `system` and `history`), BlueLM's `inputs`/`targets`, OpenAI's
+    `messages`, ShareGPT's `conversations`, or `prompt`/`completion`. They come as JSON lines, a JSON array, CSV, TSV or
+    Parquet, each also packed with gzip or Zstandard.
 
     Send a form (`curl -F file=@train.jsonl -F name=huanhuan`) or the bytes themselves with `?name=`. The file is stored,
     hashed and checked while it arrives: 201 with the summary, or 422 with every fault by line and nothing stored. The
@@ -114,7 +121,15 @@ def get(dataset: Id, caller: Reads, rt: RuntimeDep) -> DatasetOut:
     "/{dataset}/rows",
     summary="Rows of a data set",
     responses=problems(
-        DatasetNotFound, DatasetNotReady, InvalidDataset, UnknownCursor, PageTooDeep, BaseNotFound, BaseUnusable
+        DatasetNotFound,
+        DatasetNotReady,
+        InvalidDataset,
+        UnknownCursor,
+        PageTooDeep,
+        TooManyPages,
+        PageFailed,
+        BaseNotFound,
+        BaseUnusable,
     ),
 )
 def rows(
@@ -135,9 +150,11 @@ def rows(
     """Page through the rows as they were parsed, in the order of the file: turns with roles, texts and weights.
 
     A page ends early if its rows are long. In plain JSONL any page is found at once by the `id` of the row before it;
-    other files, and bare row numbers, are read from the start for five seconds at most.
+    Parquet from the row group that holds it; other files, and bare row numbers, from the start, for five seconds at most.
     """
-    page = excerpts.page(dataset, after=after, limit=limit, caller=caller, store=rt.store, database=rt.database)
+    page = excerpts.page(
+        dataset, after=after, limit=limit, caller=caller, pagers=rt.pagers, store=rt.store, database=rt.database
+    )
     if rendered:
         page = excerpts.rendered(
             page,

@@ -36,6 +36,10 @@ EXAMPLES: Final[dict[str, Any]] = {
         "summary": "With a schedule and validation",
         "value": {"dataset": "huanhuan@1", "name": "huanhuan", "preset": "chat-1", "num_train_epochs": 2, "r": 16},
     },
+    "clean": {
+        "summary": "Without duplicates, a twentieth kept for validation",
+        "value": {"dataset": "huanhuan", "name": "huanhuan", "deduplicate": True, "validation_ratio": 0.05},
+    },
 }
 
 

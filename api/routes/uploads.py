@@ -25,8 +25,15 @@ RAW: Final = frozenset(
         "application/ndjson",
         "application/x-ndjson",
         "text/plain",
+        "text/csv",
+        "text/tab-separated-values",
+        "application/vnd.apache.parquet",
+        "application/gzip",
+        "application/x-gzip",
+        "application/zstd",
     }
 )
+"""What a raw body may call itself; what it is, its content says."""
 FIELDS: Final = frozenset({"name", "metadata", "sha256"})
 QUERY: Final = FIELDS | {"filename"}
 SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
@@ -78,13 +85,16 @@ async def incoming(
 
 
 def refuse_encoded(request: Request) -> None:
-    """Refuse a compressed body.
+    """Refuse a body that was packed for the way; a file that is packed itself is another matter.
 
     Raises:
         WrongContentType: It has a content coding.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise WrongContentType("Send the file uncompressed.", param="content-encoding")
+        raise WrongContentType(
+            "Send the file without Content-Encoding; a gzip or Zstandard file is sent as it is.",
+            param="content-encoding",
+        )
 
 
 IncomingDep = Annotated[Incoming, Depends(incoming)]

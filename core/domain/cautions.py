@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from core.domain.census import SPACE_AFTER_ANSWER, Census, Seen
+from core.domain.census import SPACE_AFTER_ANSWER, Census
+from core.domain.columns import Seen
 from core.domain.datasets import MAX_LINES, DatasetFinding
 from core.domain.repeats import Group, Repeated
 

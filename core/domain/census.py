@@ -4,13 +4,13 @@ Rows are looked at by the thousand, all their texts in one string, which costs a
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.domain import oddities, scripts, splits
+from core.domain.columns import Seen
 from core.domain.datasets import MAX_LINES, Turn
 from core.domain.lengths import Tally
 from core.domain.repeats import Repeats
@@ -22,14 +22,6 @@ Turns = tuple[Turn, ...]
 _UNITS: Final = 0x10000
 _SURROGATES: Final = slice(0xD800, 0xDC00)
 _IS_SPACE: Final = np.array([chr(unit).isspace() for unit in range(_UNITS)])
-
-
-@dataclass(slots=True)
-class Seen:
-    """Rows of one kind: how many, and the first ones as (index, line)."""
-
-    rows: int = 0
-    first: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Census:

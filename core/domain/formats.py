@@ -47,12 +47,20 @@ def parse(chunks: Iterable[bytes]) -> Iterator[Conversation]:
 def parse_file(path: Path) -> Iterator[Conversation]:
     """Read conversations from a local file; raises as `parse` does."""
     with path.open("rb") as file:
-        yield from _parsed(iter(lambda: file.read(READ_BYTES), b""), file)
+        yield from parse_open(file)
 
 
-def _parsed(chunks: Iterable[bytes], file: BinaryIO | None) -> Iterator[Conversation]:
+def parse_open(file: BinaryIO, *, after: int = 0) -> Iterator[Conversation]:
+    """Read conversations from a file that can be read in any order; of Parquet's, those after a row's number.
+
+    Some before it may come too. Raises as `parse` does.
+    """
+    yield from _parsed(iter(lambda: file.read(READ_BYTES), b""), file, after=after)
+
+
+def _parsed(chunks: Iterable[bytes], file: BinaryIO | None, *, after: int = 0) -> Iterator[Conversation]:
     try:
-        for line, raw in containers.open_rows(chunks, file=file).rows:
+        for line, raw in containers.open_rows(chunks, file=file, after=after).rows:
             try:
                 turns = sample(raw)[1]
             except BadRow as bad:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from core.domain import cautions, containers, formats, reports, rows
-from core.domain.census import BATCH_ROWS, Census, Seen, Turns
+from core.domain import cautions, containers, formats, reports
+from core.domain.census import BATCH_ROWS, Census, Turns
+from core.domain.columns import Columns, Seen
 from core.domain.containers import Raw, RawRow
 from core.domain.datasets import MAX_FINDINGS, MAX_LINES, DatasetFinding, Inspection, Summary
 from core.domain.faults import BadFile, BadRow
@@ -45,7 +46,7 @@ class _Look:
     def __init__(self) -> None:
         self.container: containers.Container | None = None
         self.compression: containers.Compression | None = None
-        self._fields: dict[tuple[str, ...], Seen] = {}
+        self._columns = Columns()
         self._census = Census()
         self._empty_inputs = Seen()
         self._errors: list[DatasetFinding] = []
@@ -71,10 +72,10 @@ class _Look:
                     self._refuse(row, line, bad)
                     continue
                 if names != fields:
-                    self._count(fields, self._census.rows + len(batch) - good)
+                    self._columns.count(fields, self._census.rows + len(batch) - good)
                     good = self._census.rows + len(batch)
                     fields = names
-                    self._fields.setdefault(fields, Seen(first=[(good, line)]))
+                    self._columns.meet(fields, good, line)
                 batch.append(turns)
                 lines.append(line)
                 if _has_empty_input(raw):
@@ -84,11 +85,11 @@ class _Look:
                 if len(batch) == BATCH_ROWS:
                     look(batch, lines)
                     batch, lines = [], []
-                    if self._census.rows > MAX_ROWS:
-                        raise BadFile(_too_many_rows(line))
+                if row > MAX_ROWS:
+                    raise BadFile(_too_many_rows(line))
         finally:
             look(batch, lines)
-            self._count(fields, self._census.rows - good)
+            self._columns.count(fields, self._census.rows - good)
             self._empty_inputs.rows = empty
         if row == 0:
             self.fault(
@@ -105,9 +106,10 @@ class _Look:
         """What was found."""
         census = self._census
         repeated = census.repeats.compare()
-        kinds = self._formats()
+        kinds, columns = self._columns.formats(), self._columns.columns()
+        with_input = columns["input"].rows if "input" in columns else 0
         warnings = [
-            *cautions.about_fields(kinds, self._empty_inputs, self._rows_with("input"), self._unread()),
+            *cautions.about_fields(kinds, self._empty_inputs, with_input, self._columns.unread()),
             *cautions.about_rows(census, repeated, by_number=self.container in NUMBERED),
         ]
         summary = Summary(
@@ -127,31 +129,11 @@ class _Look:
             empty_inputs=self._empty_inputs.rows,
             scripts=census.scripts(),
             is_splittable=census.is_splittable,
-            columns=tuple(dict.fromkeys(name for fields in self._fields for name in fields)),
+            columns=tuple(columns),
             errors=self._error_count,
             warnings=len(warnings),
         )
         return Inspection(summary=summary, findings=(*self._errors, *warnings)[:MAX_FINDINGS])
-
-    def _formats(self) -> dict[str, Seen]:
-        kinds: dict[str, Seen] = {}
-        for fields, seen in self._fields.items():
-            kinds.setdefault(rows.format_of(fields).name, Seen(first=seen.first)).rows += seen.rows
-        return kinds
-
-    def _count(self, fields: tuple[str, ...], rows: int) -> None:
-        if rows:
-            self._fields[fields].rows += rows
-
-    def _unread(self) -> dict[str, Seen]:
-        unread: dict[str, Seen] = {}
-        for fields, seen in self._fields.items():
-            for name in sorted(rows.unread(fields)):
-                unread.setdefault(name, Seen(first=seen.first)).rows += seen.rows
-        return unread
-
-    def _rows_with(self, field: str) -> int:
-        return sum(seen.rows for fields, seen in self._fields.items() if field in fields)
 
     def _refuse(self, row: int, line: int, bad: BadRow) -> None:
         where = f"Row {row}: " if self.container in NUMBERED else ""

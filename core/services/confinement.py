@@ -1,6 +1,6 @@
 """How a process that reads users' bytes is started, and how it gives up what it does not need before the first one.
 
-Started as `python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES` (see inspectors.py, planners.py). It holds no
+Started as `python -m MODULE PARENT_PID MEMORY_BYTES CPU_SECONDS FILE_BYTES` (see inspectors.py, confined.py). It holds no
 credentials, may use so much memory and time, and dies with whoever started it. A file that it writes, such as the copy
 without a name that Parquet needs, may have FILE_BYTES; with 0 it can write none.
 """
@@ -63,6 +63,14 @@ def chunks(descriptor: int) -> Iterator[bytes]:
     """Read a descriptor to its end, piece by piece."""
     while chunk := os.read(descriptor, READ_BYTES):
         yield chunk
+
+
+def first_line() -> bytes:
+    """Read stdin byte by byte to the first line feed, so that what follows stays in the pipe."""
+    line = bytearray()
+    while (byte := os.read(0, 1)) not in (b"", b"\n"):
+        line += byte
+    return bytes(line)
 
 
 def report(line: str) -> None:

@@ -1,7 +1,8 @@
 """Pages of a data set's rows, read from the stored bytes: one page and not the whole file, where that can be.
 
 In plain JSONL a row's id knows the byte where the next one begins, so the next page is read from there however deep it
-lies. Other files are read from their start each time, for a few seconds at most.
+lies. Parquet is read by a process of its own (pagers.py), from the row group on that holds the page. Other files are read
+from their start each time, for a few seconds at most.
 """
 
 import time
@@ -20,6 +21,8 @@ from core.domain.pages import Page, UnknownCursor
 from core.domain.plans import SHOWN_PIECES, Tokens
 from core.errors import Problem
 from core.services import bases, datasets
+from core.services.pagers import Pagers
+from core.services.paging import Request
 from core.services.renderers import Renderers
 from core.storage.objects import Store
 from core.text.chat import Renderer
@@ -34,7 +37,14 @@ _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 
 
 def page(
-    reference: str, *, after: str | None, limit: int, caller: Caller, store: Store, database: Database
+    reference: str,
+    *,
+    after: str | None,
+    limit: int,
+    caller: Caller,
+    pagers: Pagers,
+    store: Store,
+    database: Database,
 ) -> Page[Excerpt]:
     """Read rows in the order of the file.
 
@@ -43,6 +53,7 @@ def page(
         after: The id of the last row seen, or its number; None starts at the first row.
         limit: At most so many.
         caller: Whose data set it is.
+        pagers: What reads Parquet.
         store: Where its bytes are.
         database: Where its row is.
 
@@ -50,12 +61,15 @@ def page(
         DatasetNotFound, DatasetNotReady, InvalidDataset: There is nothing to look at (yet).
         UnknownCursor: `after` is no row's id.
         PageTooDeep: Finding the page takes too long.
-        Unavailable: The store does not answer.
+        TooManyPages: Others are being read; come back.
+        Unavailable: The store does not answer, or the process that reads died.
     """
     dataset = _readable(datasets.resolve(reference, project_id=caller.project_id, database=database))
     begin = Place.read(after)
     if begin.offset >= dataset.bytes:
         return Page((), has_more=False)
+    if dataset.summary is not None and dataset.summary.container == "parquet":
+        return _page_of_parquet(dataset, begin, limit=limit, pagers=pagers, store=store)
     try:
         return _page(dataset, begin, limit=limit, store=store)
     except InvalidDataset as error:
@@ -115,6 +129,13 @@ def _page(dataset: Dataset, begin: Place, *, limit: int, store: Store) -> Page[E
         shown.append(_excerpt(conversation, number, tape))
         characters += sum(len(turn.content) for turn in conversation.turns)
     return Page(tuple(shown), has_more=False)
+
+
+def _page_of_parquet(dataset: Dataset, begin: Place, *, limit: int, pagers: Pagers, store: Store) -> Page[Excerpt]:
+    wanted = Request(size=dataset.bytes, after=begin.row, limit=limit, characters=PAGE_CHARACTERS)
+    leaf = pagers.page(wanted, lambda start, end: store.read(dataset.object_key or "", start=start, end=end))
+    shown = (Excerpt(line=one.line, turns=one.turns, end=Place(row=one.line)) for one in leaf.rows)
+    return Page(tuple(shown), has_more=leaf.has_more)
 
 
 def _check(deadline: float, begin: Place) -> None:

@@ -1,13 +1,12 @@
 """Stored bytes read by a process of their own while a lease keeps other readers away."""
 
-import time
-from collections.abc import AsyncIterator
+import asyncio
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from core.db.transactions import Database, transaction
 from core.domain.datasets import Dataset
-from core.services.inspectors import PIECE_BYTES, Inspector
+from core.services.inspectors import PIECE_BYTES, InspectionFailed, Inspector
 from core.storage.objects import Store
 
 PATIENCE_S: Final = 3600.0
@@ -42,15 +41,27 @@ async def read(dataset: Dataset, reader: Inspector[Report], desk: Desk, *, first
         ObjectMissing: The bytes are lost.
         Unavailable: The database or the store does not answer.
     """
+    reading = asyncio.create_task(_read(dataset, reader, desk, first))
+    try:
+        # A process that takes nothing for a while, or reads long after its last byte has come, is still at work.
+        while not (await asyncio.wait({reading}, timeout=desk.lease_s / 3))[0]:
+            _renew(dataset, desk)
+        return await reading
+    finally:
+        reading.cancel()
+
+
+async def _read(dataset: Dataset, reader: Inspector[Report], desk: Desk, first: bytes) -> Report:
     if first:
         await reader.feed(first, patience_s=PATIENCE_S)
-    async for piece in _renewing(dataset, desk):
-        await reader.feed(piece, patience_s=PATIENCE_S)
+    # Reading the store blocks, which is fine: this loop serves nobody else.
+    for chunk in desk.store.chunks(dataset.object_key or ""):
+        for start in range(0, len(chunk), PIECE_BYTES):
+            await reader.feed(chunk[start : start + PIECE_BYTES], patience_s=PATIENCE_S)
         if reader.is_decided:
             break
-    # Parquet and packed files are read long after their last byte has gone.
-    while (outcome := await reader.outcome(patience_s=desk.lease_s / 3)) is None:
-        _renew(dataset, desk)
+    if (outcome := await reader.outcome(patience_s=PATIENCE_S)) is None:
+        raise InspectionFailed("The process that reads the file stands still; try again.", retry_after_s=5.0)
     return outcome
 
 
@@ -58,14 +69,3 @@ def _renew(dataset: Dataset, desk: Desk) -> None:
     with transaction(desk.database) as tx:
         if not tx.datasets.renew(dataset.id, lease_s=desk.lease_s):
             raise Gone
-
-
-async def _renewing(dataset: Dataset, desk: Desk) -> AsyncIterator[bytes]:
-    """Read the bytes; blocking is fine, as this loop serves nobody else."""
-    due = time.monotonic() + desk.lease_s / 3
-    for chunk in desk.store.chunks(dataset.object_key or ""):
-        for start in range(0, len(chunk), PIECE_BYTES):
-            if time.monotonic() > due:
-                _renew(dataset, desk)
-                due = time.monotonic() + desk.lease_s / 3
-            yield chunk[start : start + PIECE_BYTES]

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from core.domain.plans import Outline
 from core.domain.splits import CannotSplit
 from core.domain.training import TrainSpec
 from core.errors import Invalid, Overloaded, Problem, Unavailable
-from core.services import confinement
+from core.services import confined
 from core.services.planning import REPORT, REQUEST, Refusal, Request
 from core.text.examples import OverlongRows
 from core.text.packing import ExampleTooLong
@@ -168,7 +167,16 @@ def _outlined(wanted: Wanted) -> Outline:
             reading, writing = os.pipe()
             outgoing = stack.enter_context(os.fdopen(writing, "wb", buffering=0))
         try:
-            process = stack.enter_context(_started(reading, file_bytes=wanted.most_bytes))
+            process = stack.enter_context(
+                confined.started(
+                    "core.services.planning",
+                    memory_bytes=MEMORY_BYTES,
+                    cpu_seconds=int(PATIENCE_S),
+                    file_bytes=wanted.most_bytes,
+                    patience_s=PATIENCE_S,
+                    pass_fds=() if reading is None else (reading,),
+                )
+            )
         finally:
             if reading is not None:
                 os.close(reading)
@@ -182,60 +190,17 @@ def _outlined(wanted: Wanted) -> Outline:
             validation_size=None if wanted.validation is None else wanted.validation.size,
             validation_fd=reading,
         )
-        _feed(process.stdin.fileno(), _chained(REQUEST.dump_json(request) + b"\n", wanted.data.chunks))
+        confined.feed(process.stdin.fileno(), _chained(REQUEST.dump_json(request) + b"\n", wanted.data.chunks))
         process.stdin.close()
         if wanted.validation is not None and outgoing is not None:
-            _feed(outgoing.fileno(), wanted.validation.chunks())
+            confined.feed(outgoing.fileno(), wanted.validation.chunks())
             outgoing.close()
         return _read(process.stdout.read(), process.wait())
-
-
-@contextlib.contextmanager
-def _started(validation_fd: int | None, *, file_bytes: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that ends when the block does, or when its time is up; it dies with this thread.
-
-    It may copy `file_bytes` to a file without a name, as Parquet is read from its end.
-    """
-    command = confinement.command(
-        "core.services.planning", memory_bytes=MEMORY_BYTES, cpu_seconds=int(PATIENCE_S), file_bytes=file_bytes
-    )
-    process = subprocess.Popen(
-        command,
-        bufsize=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=confinement.ROOT,
-        env=confinement.environment(),
-        umask=0o077,
-        start_new_session=True,
-        pass_fds=() if validation_fd is None else (validation_fd,),
-    )
-    watchdog = threading.Timer(PATIENCE_S, process.kill)
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        yield process
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
 
 
 def _chained(first: bytes, chunks: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
     yield first
     yield from chunks()
-
-
-def _feed(descriptor: int, chunks: Iterable[bytes]) -> None:
-    """Write until all is written or nobody reads on, which its report explains."""
-    with contextlib.suppress(BrokenPipeError):
-        for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
 
 
 def _read(report: bytes, status: int) -> Outline:

@@ -57,7 +57,7 @@ def main() -> None:
     """Outline what stdin asks for."""
     confinement.enter()
     try:
-        report: Outline | Refusal = _outline(REQUEST.validate_json(_first_line()))
+        report: Outline | Refusal = _outline(REQUEST.validate_json(confinement.first_line()))
     except Problem as problem:
         report = Refusal(code=problem.code, detail=problem.detail, param=problem.param, findings=problem.findings)
     except (MemoryError, RecursionError):
@@ -101,14 +101,6 @@ def _read_validation(request: Request) -> Read | None:
         return shares.read(formats.parse(confinement.chunks(request.validation_fd)))
     finally:
         os.close(request.validation_fd)
-
-
-def _first_line() -> bytes:
-    """Read byte by byte to the line feed, so that what follows stays in the pipe."""
-    line = bytearray()
-    while (byte := os.read(0, 1)) not in (b"", b"\n"):
-        line += byte
-    return bytes(line)
 
 
 if __name__ == "__main__":

@@ -201,9 +201,17 @@ class Store:
         with _typed():
             size = obstore.head(self.backend, key)["size"]
         for at in range(start, size, READ_BYTES):
-            with _typed():
-                piece = obstore.get_range(self.backend, key, start=at, end=min(at + READ_BYTES, size))
-            yield piece.to_bytes()
+            yield self.read(key, start=at, end=min(at + READ_BYTES, size))
+
+    def read(self, key: str, *, start: int, end: int) -> bytes:
+        """Read an object's bytes from `start` up to `end`, which must lie within it.
+
+        Raises:
+            ObjectMissing: No such object.
+            StoreUnavailable: The store does not answer.
+        """
+        with _typed():
+            return obstore.get_range(self.backend, key, start=start, end=end).to_bytes()
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is no error.

@@ -1,14 +1,20 @@
 """Uploads over HTTP, in every way they come, and what is left when they are refused."""
 
 import contextlib
+import gzip
+import io
 import json
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 
+from api.routes.uploads import RAW
 from tests.support import registry
 from tests.support.live import Live
 from tests.support.problems import problem
@@ -58,6 +64,45 @@ def test_a_data_set_never_changes(client: httpx.Client) -> None:
         found = client.get(f"/datasets/{reference}").json()
         assert {name for name in made if found[name] != made[name]} <= later
         assert client.get(f"/datasets/{reference}/rows").json() == rows
+
+
+def _parquet() -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["a"], "completion": ["b"]}), file)
+    return file.getvalue()
+
+
+RAW_BODIES = {
+    "application/octet-stream": (ROWS, "jsonl", None),
+    "application/json": (b'[{"prompt": "a", "completion": "b"}]', "json", None),
+    "application/jsonl": (ROWS, "jsonl", None),
+    "application/x-jsonlines": (ROWS, "jsonl", None),
+    "application/ndjson": (ROWS, "jsonl", None),
+    "application/x-ndjson": (ROWS, "jsonl", None),
+    "text/plain": (ROWS, "jsonl", None),
+    "text/csv": (b"prompt,completion\na,b\n", "csv", None),
+    "text/csv; charset=utf-8": (b"prompt,completion\na,b\n", "csv", None),
+    "text/tab-separated-values": (b"prompt\tcompletion\na\tb\n", "tsv", None),
+    "application/vnd.apache.parquet": (_parquet(), "parquet", None),
+    "application/gzip": (gzip.compress(ROWS), "jsonl", "gzip"),
+    "application/x-gzip": (gzip.compress(_parquet()), "parquet", "gzip"),
+    "application/zstd": (zstd.compress(ROWS), "jsonl", "zstd"),
+}
+
+
+def test_every_raw_type_is_tried() -> None:
+    assert {kind.partition(";")[0] for kind in RAW_BODIES} == RAW - {""}
+
+
+@pytest.mark.parametrize("kind", RAW_BODIES)
+def test_a_raw_body_may_call_itself_what_it_is_and_its_content_decides(client: httpx.Client, kind: str) -> None:
+    for content, container, compression in (RAW_BODIES[kind], (b"prompt,completion\nc,d\n", "csv", None)):
+        answer = client.post("/datasets", params={"name": "raw"}, content=content, headers={"Content-Type": kind})
+        assert answer.status_code in {200, 201}, answer.text
+        summary = answer.json()["summary"]
+        assert (summary["container"], summary["compression"]) == (container, compression)
+    lying = client.post("/datasets", params={"name": "raw"}, content=b"%PDF-1.7\n", headers={"Content-Type": kind})
+    assert problem(lying, status=422, code="invalid_dataset")["errors"][0]["code"] == "binary_file"
 
 
 def test_fields_may_follow_the_file(client: httpx.Client) -> None:

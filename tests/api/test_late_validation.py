@@ -1,17 +1,21 @@
-"""A check that outlives its request, and the process that began it."""
+"""A check that outlives its request, whatever the file's container, and the process that began it."""
 
+import gzip
+import io
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench import jsonl, processes
 from tests.support import registry
+from tests.support.children import inspectors_of, is_running, wait
 from tests.support.databases import SqliteDatabases
 from tests.support.live import ADMIN, serving
 from tests.support.problems import problem
@@ -64,6 +68,38 @@ def test_a_killed_api_leaves_a_check_that_the_next_one_finishes(
     assert (found["status"], found["summary"]["rows"]) == ("ready", file.read_bytes().count(b"\n"))
 
 
+ROWS = [{"instruction": f"第{number}问", "input": "", "output": f"answer {number}"} for number in range(2000)]
+
+
+def parquet() -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), file)
+    return file.getvalue()
+
+
+LATE = {
+    "Parquet": (parquet(), "ready", None),
+    "gzip": (gzip.compress(b"".join(b'{"prompt": "%d", "completion": "x"}\n' % n for n in range(2000))), "ready", None),
+    "Parquet in gzip": (gzip.compress(parquet()), "ready", None),
+    "Parquet cut short": (parquet()[:-20], "invalid", "truncated"),
+    "gzip cut short": (gzip.compress(b'{"prompt": "a", "completion": "x"}\n' * 50)[:-9], "invalid", "truncated"),
+}
+
+
+def test_any_container_may_be_checked_late(sqlite_databases: SqliteDatabases, tmp_path: Path) -> None:
+    sqlite_databases.copy(tmp_path)
+    ids: list[str] = []
+    with serving(tmp_path, validation_wait_s=1e-6, lease_s=1.0, heartbeat_s=0.5) as live, live.client() as client:
+        for number, (content, _, _) in enumerate(LATE.values()):
+            made = client.post("/datasets", params={"name": f"late-{number}"}, content=content)
+            assert (made.status_code, made.json()["status"]) == (202, "processing")
+            ids.append(made.json()["id"])
+        for one, (_, status, code) in zip(ids, LATE.values(), strict=True):
+            found = settled(client, one)
+            assert found["status"] == status
+            assert found["findings"][0]["code"] == code if code else found["summary"]["rows"] == 2000
+
+
 def is_ready(client: httpx.Client) -> bool:
     try:
         return client.get("/healthz").status_code == 200
@@ -71,25 +107,16 @@ def is_ready(client: httpx.Client) -> bool:
         return False
 
 
+def settled(client: httpx.Client, dataset: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def is_settled() -> bool:
+        found.update(client.get(f"/datasets/{dataset}").json())
+        return bool(found["status"] != "processing")
+
+    wait(is_settled)
+    return found
+
+
 def state(client: httpx.Client) -> str:
     return str(client.get("/datasets/late").json()["status"])
-
-
-def wait(until: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def inspectors_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    pids = [int(child) for file in children for child in file.read_text().split()]
-    return [child for child in pids if b"core.services.inspection" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -1,9 +1,13 @@
 """Pages of a data set's rows: every row once, in order, whatever the file looks like, and a made-up cursor is a 4xx."""
 
+import gzip
+import io
 import json
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core.services import excerpts
@@ -22,8 +26,23 @@ FILES = {
 }
 
 
-def _upload(client: httpx.Client, content: str, name: str = "rows") -> None:
-    answer = client.post("/datasets", params={"name": name}, content=content.encode())
+def _parquet(group_rows: int) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), file, row_group_size=group_rows)
+    return file.getvalue()
+
+
+BINARY = {
+    "Parquet": _parquet(10),
+    "Parquet in one group": _parquet(1000),
+    "Parquet, packed": gzip.compress(_parquet(10)),
+    "JSONL, packed": gzip.compress(FILES["jsonl"].encode()),
+}
+
+
+def _upload(client: httpx.Client, content: str | bytes, name: str = "rows") -> None:
+    sent = content if isinstance(content, bytes) else content.encode()
+    answer = client.post("/datasets", params={"name": name}, content=sent)
     assert answer.status_code == 201, answer.text
 
 
@@ -61,6 +80,26 @@ def test_pages_hold_every_row_once_in_order(
         # The line that is named is where the row is, counted by line feeds alone.
         assert kind.startswith("an array") or source["instruction"] in text[row["line"] - 1]
     assert {turn["role"] for row in seen for turn in row["turns"]} == {"user", "assistant"}
+
+
+@pytest.mark.parametrize("kind", BINARY)
+def test_pages_of_binary_files_hold_every_row_once_in_order(client: httpx.Client, kind: str) -> None:
+    _upload(client, BINARY[kind])
+    seen = _all(client, 20)
+    assert [row["row"] for row in seen] == list(range(1, 48))
+    assert [row["line"] for row in seen] == list(range(1, 48))
+    assert [[turn["content"] for turn in row["turns"]] for row in seen] == [
+        [row["instruction"], row["output"]] for row in ROWS
+    ]
+    assert client.get("/datasets/rows/rows", params={"after": "99999"}).json()["data"] == []
+
+
+def test_a_page_of_long_rows_of_parquet_ends_early(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(excerpts, "PAGE_CHARACTERS", 10)
+    _upload(client, BINARY["Parquet"])
+    page = client.get("/datasets/rows/rows", params={"limit": 100}).json()
+    assert page["has_more"]
+    assert 1 <= len(page["data"]) < 5
 
 
 def test_a_bare_number_leads_to_the_rows_behind_it(client: httpx.Client) -> None:

@@ -1,9 +1,11 @@
 """Every way a file can be wrong that we know of, with the code, line and field its owner is told."""
 
+import csv
 import gzip
 import io
 import json
 import time
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -42,10 +44,24 @@ def many_rows() -> bytes:
     return b"\n".join(row(output=f"answer {number * 7919 % 10_007}") for number in range(2000))
 
 
-def parquet(columns: dict[str, object]) -> bytes:
+def parquet(columns: Mapping[str, object]) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.table(columns), file)
+    pq.write_table(pa.table(dict(columns)), file)
     return file.getvalue()
+
+
+LISTS: dict[str, list[str]] = {
+    "prompt": ['[{"role": "user", "content": "\\""}]'],
+    "completion": ['[{"from": "gpt", "value": "b"}]'],
+}
+
+
+def table_of_lists(delimiter: str) -> bytes:
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=delimiter)
+    writer.writerow(LISTS)
+    writer.writerow([cell for [cell] in LISTS.values()])
+    return file.getvalue().encode()
 
 
 class Bad(NamedTuple):
@@ -228,6 +244,8 @@ FILES = {
     "CSV in GB18030": Bad("instruction,output\n你,我\n".encode("gb18030"), "invalid_utf8", 2),
     "CSV with an endless cell": Bad(b'instruction,output\na,"' + b"b\n" * 2**20, "row_too_long", 2),
     "CSV with a list that is no JSON": Bad(b"messages\n\"[{'role': 'user'}]\"\n", "malformed_json", 2, "messages"),
+    "CSV with lists of messages for texts": Bad(table_of_lists(","), "list_in_text", 2, "prompt"),
+    "TSV with lists of messages for texts": Bad(table_of_lists("\t"), "list_in_text", 2, "prompt"),
     "TSV with a blank answer": Bad(b"instruction\toutput\na\t \n", "empty_answer", 2, "output"),
     # compressions
     "gzip of garbage": Bad(b"\x1f\x8b\x08\0\0\0\0\0\0\0" + b"\xff" * 100, "damaged_archive", None),
@@ -252,6 +270,7 @@ FILES = {
     "Parquet with a decimal": Bad(
         parquet({"instruction": [Decimal("1.5")], "output": ["b"]}), "unsupported_column", 1, "instruction"
     ),
+    "Parquet with lists of messages for texts": Bad(parquet(LISTS), "list_in_text", 1, "prompt"),
     "Parquet with numbers": Bad(parquet({"instruction": [1, 2], "output": ["b", "c"]}), "wrong_type", 1, "instruction"),
     "Parquet without a column": Bad(parquet({"instruction": ["a"]}), "missing_field", 1, "output"),
     "Parquet with a null": Bad(

@@ -31,6 +31,17 @@ def test_a_killed_api_comes_back_on_the_same_address(service: Service) -> None:
         time.sleep(0.1)
 
 
+def test_the_api_alone_keeps_temporary_files_on_the_data_directory(service: Service) -> None:
+    ours = os.environ.get("TMPDIR")
+    assert _variable("TMPDIR", service.pids["api"]) == (ours or str(service.data_dir))
+    assert _variable("TMPDIR", service.pids["worker"]) == ours
+
+
+def _variable(name: str, pid: int) -> str | None:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return next((each.partition("=")[2] for each in variables if each.startswith(f"{name}=")), None)
+
+
 def _answers(service: Service) -> bool:
     try:
         return service.http.get("/readyz").status_code == 200

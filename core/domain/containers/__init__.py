@@ -36,13 +36,14 @@ class Opened:
     rows: Iterator[RawRow]
 
 
-def open_rows(chunks: Iterable[bytes], *, file: BinaryIO | None = None) -> Opened:
+def open_rows(chunks: Iterable[bytes], *, file: BinaryIO | None = None, after: int = 0) -> Opened:
     """Recognise the container by content.
 
     Args:
         chunks: The file's bytes, in order.
         file: The same bytes where they can be read in any order. Parquet needs that, and is copied to an unnamed
             temporary file without it.
+        after: So many rows at the start may be left out; Parquet leaves them out where that saves work.
 
     Raises:
         BadFile: The first bytes are empty, in another encoding, or of a format that is not read here.
@@ -54,7 +55,7 @@ def open_rows(chunks: Iterable[bytes], *, file: BinaryIO | None = None) -> Opene
         source, file = compression.unpacked(chained(head, source), packed), None
         head = at_least(b"", source, _HEAD_BYTES)
     if parquets.is_one(head):
-        return Opened("parquet", packed, parquets.rows(chained(head, source), file))
+        return Opened("parquet", packed, parquets.rows(chained(head, source), file, after=after))
     signatures.refuse(head, is_unpacked=packed is not None)
     container, rows = _text(head.removeprefix(BOM), source)
     return Opened(container, packed, rows)

@@ -7,6 +7,7 @@ from typing import Final
 from core.domain import rows, strictjson
 from core.domain.containers.raw import Raw
 from core.domain.faults import BadFile, BadRow
+from core.domain.rows.messages import SPELLINGS
 from core.errors import Finding
 
 NAMELESS: Final = frozenset({"", "Unnamed: 0", "__index_level_0__"})
@@ -37,8 +38,14 @@ def check_columns(names: Sequence[str], line: int) -> None:
 
 
 def row(cells: dict[str, object]) -> Raw:
-    """Put a row together; a text in a field that is a list is read as JSON, and an empty one left out."""
+    """Put a row together; a text in a field that is a list is read as JSON, and an empty one left out.
+
+    Any other text stays what it is, even if it looks like JSON. `prompt` and `completion` may be texts or lists where
+    rows are JSON; texts that both are lists of messages were lists before a table was made of them.
+    """
     try:
+        if "prompt" in cells:
+            _check_pair(cells)
         for name in rows.LISTS.intersection(cells):
             text = cells[name]
             if isinstance(text, str):
@@ -49,6 +56,32 @@ def row(cells: dict[str, object]) -> Raw:
     except BadRow as bad:
         return bad
     return cells
+
+
+def _check_pair(cells: dict[str, object]) -> None:
+    if all(_is_of_messages(cells.get(name)) for name in ("prompt", "completion")):
+        raise BadRow(
+            Finding(
+                code="list_in_text",
+                field="prompt",
+                message="prompt and completion are lists of messages, written as text.",
+                hint="In a table put the whole conversation into a column messages, as JSON; or send JSONL.",
+            )
+        )
+
+
+def _is_of_messages(cell: object) -> bool:
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return False
+    try:
+        read = strictjson.value(cell.encode())
+    except BadRow:
+        return False
+    return isinstance(read, list) and bool(read) and all(_is_message(item) for item in read)
+
+
+def _is_message(item: object) -> bool:
+    return isinstance(item, dict) and any({*spelling} <= item.keys() for spelling in SPELLINGS)
 
 
 def _listed(name: str, text: str) -> object:

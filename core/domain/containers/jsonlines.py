@@ -17,6 +17,9 @@ def rows(chunks: Iterator[bytes], line: int) -> Iterator[RawRow]:
     for block in blocks.of_lines(chunks):
         if block.is_too_long:
             raise BadFile(too_long(line))
+        if block.content.isspace():
+            line += block.content.count(b"\n") + 1
+            continue
         if (read := strictjson.plain_rows(block.content)) is not None:
             yield from enumerate(read, line)
             line += len(read)

@@ -33,12 +33,13 @@ def is_one(head: bytes) -> bool:
     return head.startswith(_MAGIC)
 
 
-def rows(chunks: Iterator[bytes], file: BinaryIO | None) -> Iterator[RawRow]:
+def rows(chunks: Iterator[bytes], file: BinaryIO | None, *, after: int = 0) -> Iterator[RawRow]:
     """Give every row; its number, from 1, stands for a line.
 
     Args:
         chunks: The file's bytes.
         file: The same bytes where they can be read in any order; None makes a copy.
+        after: Rows up to this number may be left out, by the row group and by the batch.
 
     Raises:
         BadFile: The file is cut off, damaged or encrypted, or a column is missing, unknown or no text.
@@ -48,7 +49,9 @@ def rows(chunks: Iterator[bytes], file: BinaryIO | None) -> Iterator[RawRow]:
 
     with tempfile.SpooledTemporaryFile(max_size=SMALL_BYTES) as copy:
         if file is None:
-            copy.writelines(chunks)
+            # By writelines all would be kept in memory until its end.
+            for chunk in chunks:
+                copy.write(chunk)
             file = cast("BinaryIO", copy)
         file.seek(0)
         try:
@@ -59,25 +62,38 @@ def rows(chunks: Iterator[bytes], file: BinaryIO | None) -> Iterator[RawRow]:
                 page_checksum_verification=True,
                 arrow_extensions_enabled=False,
             )
-            yield from _rows(opened)
+            yield from _rows(opened, after)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, MemoryError):
                 raise
             raise BadFile(_unreadable(str(error), file)) from None
 
 
-def _rows(opened: "pq.ParquetFile") -> Iterator[RawRow]:
+def _rows(opened: "pq.ParquetFile", after: int) -> Iterator[RawRow]:
     schema = opened.schema_arrow
     cells.check_columns(schema.names, line=1)
     known = formats_of_rows.format_of(tuple(name for name in schema.names if name not in cells.NAMELESS))
     read = [name for name in schema.names if name not in known.unread and name not in cells.NAMELESS]
     for name in read:
         _check_type(schema.field(name).type, name, MAX_DEPTH)
-    number = 1
-    for batch in opened.iter_batches(batch_size=BATCH_ROWS, columns=read, use_threads=False):
+    group, number = _group_of(after + 1, opened)
+    groups = list(range(group, opened.num_row_groups))
+    for batch in opened.iter_batches(batch_size=BATCH_ROWS, columns=read, row_groups=groups, use_threads=False):
+        if number + len(batch) <= after + 1:
+            number += len(batch)
+            continue
         for raw in _of_batch(batch):
             yield number, raw
             number += 1
+
+
+def _group_of(row: int, opened: "pq.ParquetFile") -> tuple[int, int]:
+    """Find the row group that holds a row, and the number of its first row."""
+    group, number = 0, 1
+    while group < opened.num_row_groups and number + opened.metadata.row_group(group).num_rows <= row:
+        number += opened.metadata.row_group(group).num_rows
+        group += 1
+    return group, number
 
 
 def _of_batch(batch: "pa.RecordBatch") -> Iterator[Raw]:

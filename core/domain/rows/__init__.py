@@ -17,7 +17,7 @@ from core.domain.rows.control import is_in as has_control_tokens
 from core.domain.rows.fields import Fields
 from core.errors import Finding
 
-__all__ = ["CONTROL", "FORMATS", "LISTS", "Fields", "Format", "format_of", "has_control_tokens", "unread"]
+__all__ = ["CONTROL", "FORMATS", "LISTS", "Fields", "Format", "format_of", "has_control_tokens"]
 
 UNREAD: Final = frozenset(
     {
@@ -88,11 +88,6 @@ def format_of(names: tuple[str, ...]) -> Format:
     if missing or unknown:
         raise BadRow(*missing, *(_unknown(name, best, names) for name in unknown[:8]))
     return best
-
-
-def unread(names: tuple[str, ...]) -> frozenset[str]:
-    """The fields of a row that nothing is made of; `names` are those of a known format."""
-    return format_of(names).unread.intersection(names)
 
 
 def _missing(name: str, best: Format) -> Finding:

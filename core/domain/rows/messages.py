@@ -27,7 +27,7 @@ _ROLES: Final[dict[object, Literal["system", "user", "assistant"]]] = {
     "bard": "assistant",
 }
 _TOOL_ROLES: Final = ("tool", "function", "function_call", "observation")
-_SPELLINGS: Final = (("role", "content"), ("from", "value"))
+SPELLINGS: Final = (("role", "content"), ("from", "value"))
 _EMPTY: Final = ("tool_calls", "tool_call_id", "function_call", "refusal", "audio", "images")
 _UNREAD: Final = frozenset({"weight", "name", "id", "markdown", "text", *_EMPTY})
 """Beside role and text a message may have these; of them only `weight` means anything here."""
@@ -95,7 +95,7 @@ def ordered(turns: Sequence[Turn], *, where: Callable[[int], str], system: tuple
 def _turn(message: object, field: str) -> Turn:
     if not isinstance(message, dict):
         raise BadRow(fields.wrong_type(field, message, "an object with role and content"))
-    named, said = _SPELLINGS[0] if "role" in message else _SPELLINGS[1]
+    named, said = SPELLINGS[0] if "role" in message else SPELLINGS[1]
     if len(message) != 2 or said not in message:
         _check_names(message, named, said, field)
     role = _ROLES.get(message[named]) if isinstance(message[named], str) else None

@@ -1,24 +1,33 @@
 """The inspecting process: what it may do, and how it ends."""
 
 import asyncio
+import io
 import os
+import random
 import resource
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core.domain.datasets import Inspection
-from core.services.inspectors import DATASETS, InspectionFailed, Inspector
+from core.services.inspectors import DATASETS, InspectionFailed, Inspector, Program
+from tests.support.children import is_running, wait
+from tests.support.streams import cut
 
 GOOD = b'{"instruction": "a", "input": "", "output": "b"}\n'
 
 
-async def inspected(*chunks: bytes, patience_s: float = 30.0) -> Inspection | None:
-    async with Inspector.started(DATASETS, limit_bytes=10**6) as inspector:
+async def inspected(
+    *chunks: bytes, patience_s: float = 30.0, program: Program[Inspection] = DATASETS
+) -> Inspection | None:
+    async with Inspector.started(program, limit_bytes=10**6) as inspector:
         for chunk in chunks:
             await inspector.feed(chunk, patience_s=patience_s)
         return await inspector.outcome(patience_s=patience_s)
@@ -72,6 +81,83 @@ def test_a_process_that_dies_is_no_verdict_on_the_file() -> None:
 
     with pytest.raises(InspectionFailed, match="status -9"):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGSEGV, "reader_crashed"),
+        (signal.SIGABRT, "reader_crashed"),
+        (signal.SIGBUS, "reader_crashed"),
+        (signal.SIGXCPU, "too_complex"),
+    ],
+)
+def test_a_file_that_brings_its_reader_down_is_refused(number: signal.Signals, code: str) -> None:
+    async def run() -> Inspection | None:
+        async with Inspector.started(DATASETS, limit_bytes=10**6) as inspector:
+            await inspector.feed(GOOD, patience_s=30)
+            inspector._process.send_signal(number)
+            return await inspector.outcome(patience_s=30)
+
+    outcome = asyncio.run(run())
+
+    assert outcome is not None
+    assert not outcome.is_acceptable
+    assert [finding.code for finding in outcome.findings] == [code]
+
+
+LARGE_ROWS = 20_000
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    """Parquet that is not kept in memory: above 8 MiB."""
+    dice = random.Random(0)
+    file = io.BytesIO()
+    answers = [dice.randbytes(500).hex() for _ in range(LARGE_ROWS)]
+    pq.write_table(pa.table({"instruction": ["q"] * LARGE_ROWS, "output": answers}), file, row_group_size=3000)
+    assert len(file.getvalue()) > 8 * 2**20
+    return file.getvalue()
+
+
+def test_large_parquet_is_copied_to_a_file_without_a_name(
+    large: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    async def run() -> Inspection:
+        async with Inspector.started(DATASETS, limit_bytes=len(large)) as inspector:
+            for chunk in cut(large, 2**18):
+                await inspector.feed(chunk, patience_s=30)
+            descriptors = Path(f"/proc/{inspector._process.pid}/fd")
+            await asyncio.to_thread(
+                wait, lambda: any(tmp_path in each.readlink().parents for each in descriptors.iterdir())
+            )
+            return await inspector.verdict()
+
+    outcome = asyncio.run(run())
+
+    assert outcome.is_acceptable
+    summary = outcome.summary
+    assert (summary.container, summary.format, summary.compression) == ("parquet", "alpaca", None)
+    assert (summary.rows, summary.turns, summary.columns) == (LARGE_ROWS, 2 * LARGE_ROWS, ("instruction", "output"))
+    assert (summary.prompt_characters, summary.answer_characters) == (LARGE_ROWS, 1000 * LARGE_ROWS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("kept", "code"), [(0.5, "truncated"), (0.999, "truncated")])
+def test_large_parquet_that_is_cut_short_is_refused(large: bytes, kept: float, code: str) -> None:
+    outcome = asyncio.run(inspected(*cut(large[: int(kept * len(large))], 2**18)))
+
+    assert outcome is not None
+    assert [finding.code for finding in outcome.findings] == [code]
+
+
+def test_a_copy_that_finds_no_room_is_no_fault_of_the_file(large: bytes) -> None:
+    narrow = replace(DATASETS, most_bytes=lambda _limit: 9 * 2**20)
+
+    with pytest.raises(InspectionFailed):
+        asyncio.run(inspected(*cut(large, 2**18), program=narrow))
 
 
 def test_it_knows_no_secret_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,16 +217,4 @@ def test_it_dies_with_its_parent() -> None:
     parent.wait()
     parent.stdout.close()
 
-    deadline = time.monotonic() + 10
-    while is_running(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    """An orphan that has ended may stay as a zombie where nobody reaps."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+    wait(lambda: not is_running(child))
