@@ -48,7 +48,8 @@ def rows(chunks: Iterator[bytes], file: BinaryIO | None) -> Iterator[RawRow]:
 
     with tempfile.SpooledTemporaryFile(max_size=SMALL_BYTES) as copy:
         if file is None:
-            copy.writelines(chunks)
+            for chunk in chunks:
+                copy.write(chunk)  # weighed one by one; writelines takes all of them into memory first (Python 3.11)
             file = cast("BinaryIO", copy)
         file.seek(0)
         try:
