@@ -91,6 +91,20 @@ def test_a_raw_body_may_call_itself_what_it_is_and_its_content_decides(client: h
     assert problem(lying, status=422, code="invalid_dataset")["errors"][0]["code"] == "binary_file"
 
 
+def test_a_data_set_never_changes(client: httpx.Client) -> None:
+    made = client.post("/datasets", params={"name": "rows"}, content=ROWS).json()
+    path = f"/datasets/{made['id']}"
+    rows = client.get(f"{path}/rows").json()
+    later = {"tokens", "tokens_status"}  # counted behind the upload
+    for method in ("PUT", "PATCH", "POST"):
+        problem(client.request(method, path, content=ROWS * 2), status=405, code="method_not_allowed")
+    assert client.post("/datasets", params={"name": "rows"}, content=ROWS * 2).json()["reference"] == "rows@2"
+    for reference in (made["id"], "rows@1"):
+        found = client.get(f"/datasets/{reference}").json()
+        assert {name for name in made if found[name] != made[name]} <= later
+        assert client.get(f"/datasets/{reference}/rows").json() == rows
+
+
 def test_fields_may_follow_the_file(client: httpx.Client) -> None:
     after = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.jsonl"\r\n\r\n' + ROWS + b"\r\n"

@@ -1,20 +1,27 @@
 """Plans over HTTP: the same body as a job's, the same refusals, and nothing is made."""
 
+import io
 import json
 import math
+import random
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from core.domain.containers import parquets
 from core.domain.jobs import Status
 from core.domain.training import Progress
 from core.services import jobs, workers
 from tests.api.test_jobs import BAD, LEAST, STATUS
-from tests.support import registry
+from tests.support import registry, writers
 from tests.support.live import Live
 from tests.support.problems import problem
 
+SEED = 5
 PLAN = {"dataset": "rows", "name": "mine", "base_model": "tiny"}
 ALPACA = [{"instruction": f"第{n}问", "input": "", "output": f"第{n}答" + "好" * (n % 5)} for n in range(40)]
 
@@ -68,6 +75,44 @@ def test_a_plan_tells_tokens_steps_memory_time_and_previews_and_makes_nothing(
     assert "speed is unknown" in plan["time"]["reason"]
     assert [preview["why"] for preview in plan["previews"]] == ["first", "longest", "middle"]
     assert client.get("/jobs").json()["data"] == []
+
+
+def _large_parquet() -> bytes:
+    """Rows with a column that nobody reads, which makes the file too large to be kept in memory while it is read."""
+    table = pa.Table.from_pylist([row | {"source": f"{n} {'x' * 2**18}"} for n, row in enumerate(ALPACA)])
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="NONE")
+    assert file.tell() > parquets.SMALL_BYTES
+    return file.getvalue()
+
+
+FILES: Mapping[str, Callable[[random.Random], bytes]] = {
+    "parquet": lambda dice: writers.parquet(ALPACA, dice),
+    "csv, gzip": lambda dice: writers.gzipped(writers.CONTAINERS["csv"](ALPACA, dice), dice),
+    "tsv, zstd": lambda dice: writers.zstandard(writers.CONTAINERS["tsv"](ALPACA, dice), dice),
+    "parquet, gzip": lambda dice: writers.gzipped(_large_parquet(), dice),
+}
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("kind", FILES)
+def test_the_same_rows_in_another_file_have_the_same_plan(client: httpx.Client, upload: Any, kind: str) -> None:
+    upload(ALPACA)
+    answer = client.post("/datasets", params={"name": "other"}, content=FILES[kind](random.Random(SEED)))
+    assert answer.status_code == 201, answer.text
+    summary = answer.json()["summary"]
+    assert ", ".join(filter(None, (summary["container"], summary["compression"]))) == kind
+    answers = [
+        client.post("/jobs/plan", json=PLAN | {"dataset": name, "validation_ratio": 0.2}) for name in ("mine", "other")
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
+    plain, other = (answer.json() for answer in answers)
+    assert other["rows"]["train"]["rows"] + other["rows"]["validation"]["rows"] == len(ALPACA)
+    # All of a plan follows from the rows but their lines: a table's first is its header.
+    for name in ("tokens", "steps", "memory", "estimated"):
+        assert other[name] == plain[name]
+    for one, twin in zip(plain["previews"], other["previews"], strict=True):
+        assert one["pieces"] == twin["pieces"]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -1,6 +1,8 @@
 """Data sets on both databases: from the first byte to the last row."""
 
 import asyncio
+import gzip
+import hashlib
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -156,6 +158,20 @@ def test_the_same_bytes_are_the_same_version_and_new_ones_the_next(uploader: Upl
     assert not back.created
     assert again.dataset == back.dataset == first.dataset
     assert second.dataset.reference == "huanhuan@2"
+    assert uploader.objects() == 2
+
+
+def test_the_same_rows_packed_are_other_bytes(uploader: Uploader, tmp_path: Path) -> None:
+    packed = gzip.compress(GOOD, mtime=0)
+    plain = uploader.send(GOOD, name="a").dataset
+    first, again = (uploader.send(packed, name="a") for _ in range(2))
+
+    assert (first.created, again.created) == (True, False)
+    assert again.dataset == first.dataset
+    assert first.dataset.reference == "a@2"
+    for dataset, content in ((plain, GOOD), (first.dataset, packed)):
+        assert dataset.sha256 == hashlib.sha256(content).hexdigest()
+        assert datasets.fetch_to(dataset, tmp_path / dataset.id, uploader.store).read_bytes() == content
     assert uploader.objects() == 2
 
 

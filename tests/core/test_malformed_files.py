@@ -189,6 +189,12 @@ FILES = {
         1,
         "messages[0].tool_calls",
     ),
+    "a call of a tool without content": Bad(
+        b'{"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}',
+        "unsupported_content",
+        1,
+        "messages[0].tool_calls",
+    ),
     "tools": Bad(b'{"messages": [], "tools": [{"type": "function"}]}', "unsupported_content", 1, "tools"),
     "an image": Bad(
         b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}',

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def rows(count: int, *, words: int = 3) -> list[dict[str, str]]:
     ]
 
 
-def write(folder: Path, content: Sequence[dict[str, str]], *, name: str = "data.jsonl") -> Path:
+def write(folder: Path, content: Sequence[Mapping[str, Any]], *, name: str = "data.jsonl") -> Path:
     path = folder / name
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content), encoding="utf-8")
     return path

@@ -263,9 +263,9 @@ def test_a_folder_that_is_no_adapter_is_refused(setup: Setup, http: httpx.Client
 
 
 def test_an_engine_that_is_told_to_stop_ends_orderly_amid_an_answer(tmp_path: Path) -> None:
-    base = engines.endless(tmp_path / "base", tiny_base.Shape(context=4096))
+    base = engines.endless(tmp_path / "base", tiny_base.Shape(context=20_000))
     with engines.running(base) as engine, client(engine) as http:
-        with http.stream("POST", "/v1/completions", json=asked(max_tokens=4000, stream=True)) as response:
+        with http.stream("POST", "/v1/completions", json=asked(max_tokens=19_000, stream=True)) as response:
             lines = response.iter_lines()
             assert next(lines).startswith("data: ")
             engine.process.terminate()

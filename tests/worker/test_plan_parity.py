@@ -1,23 +1,30 @@
 """What a plan counts is what the trainer logs: tokens of every step, steps, evaluations, rows that were cut or left out."""
 
 import json
+import random
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.domain import memory, orders
+from core.domain import formats, memory, orders
+from core.domain.datasets import Conversation, Turn
 from core.domain.jobs import Phase
 from core.domain.plans import Outline
+from core.domain.rows import FORMATS
 from core.domain.training import TrainSpec
-from core.text import outlines
+from core.text import outlines, shares
 from core.text.chat import Renderer
 from core.text.prepared import Prepared, prepare
-from tests.support import tiny_base
+from tests.support import tiny_base, writers
 from tests.support import training as t
 from worker.messages import Finished
+from worker.trainer import data
 from worker.trainer.attempt import HeldBase
-from worker.trainer.data import Source, _conversations
+from worker.trainer.rows import StepBatch, batch
+from worker.trainer.wishes import Wishes
 
 BASE = memory.Dimensions(
     hidden=64, intermediate=96, layers=2, heads=2, kv_heads=2, head_dim=32, vocabulary=tiny_base.ROWS, parameters=1
@@ -43,10 +50,31 @@ CASES: dict[str, dict[str, Any]] = {
     "rows truncated": {**BATCH, "max_length": 80, "overlong": "truncate", "packing": "packed"},
     "checkpoints": {**BATCH, "save_steps": 2, "num_train_epochs": 2, "warmup_ratio": 0.3},
 }
-KINDS = {
-    "alpaca": [{"system": f"你是第{n}盏灯。"} | row if n % 3 else row for n, row in enumerate(t.rows(20))],
-    "bluelm": [{"inputs": f"[|Human|]:{row['instruction']}[|AI|]:", "targets": row["output"]} for row in t.rows(20)],
+SEED = 7
+MODES = ("one epoch", "packed")
+CARRIED = {
+    "alpaca": {"system", "earlier"},
+    "bluelm": {"earlier"},
+    "openai": {"system", "earlier", "weight"},
+    "sharegpt": {"system", "earlier", "weight"},
+    "prompt_completion": {"system"},
 }
+"""What a row of each format can hold beside a question and its answer."""
+
+
+def written(kind: str) -> list[dict[str, Any]]:
+    """20 rows that use all that their format can hold."""
+    dice, carried = random.Random(SEED), CARRIED[kind]
+    rows = []
+    for number, row in enumerate(t.rows(20)):
+        turns = [Turn("user", row["instruction"]), Turn("assistant", row["output"])]
+        if "earlier" in carried and number % 4 == 1:
+            weight = float(number % 8 == 1) if "weight" in carried else 1.0
+            turns = [Turn("user", "在吗？"), Turn("assistant", f"第{number}次了。", weight), *turns]
+        if "system" in carried and number % 3:
+            turns = [Turn("system", f"你是第{number}盏灯。"), *turns]
+        rows.append(writers.ROWS[kind](tuple(turns), dice))
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +83,38 @@ def held() -> HeldBase:
 
 
 def _prepared(base: Path, path: Path, given: TrainSpec, validation: Path | None = None) -> tuple[Prepared, Outline]:
+    """As core/services/planning.py does it, which reads a pipe where the trainer reads a file."""
     renderer = Renderer.load(base)
-    train, checked = (
-        None if one is None else _conversations(Source(path=one, sha256=t.sha256(one))) for one in (path, validation)
-    )
-    assert train is not None
-    prepared = prepare(train, checked, spec=given, renderer=renderer)
+    checked = None if validation is None else _read(validation)
+    prepared = prepare(_read(path), checked, spec=given, renderer=renderer)
     return prepared, outlines.outline(prepared, given, renderer=renderer, base=BASE)
+
+
+def _read(path: Path) -> Sequence[Conversation]:
+    return shares.read(formats.parse([path.read_bytes()])).conversations
+
+
+def test_every_format_is_planned() -> None:
+    assert CARRIED.keys() == {one.name for one in FORMATS}
 
 
 @pytest.mark.parametrize(
     ("case", "kind"),
-    [(case, "alpaca") for case in CASES]
-    + [(case, kind) for kind in KINDS if kind != "alpaca" for case in ("one epoch", "packed")],
+    [(case, "alpaca") for case in CASES] + [(case, kind) for kind in CARRIED if kind != "alpaca" for case in MODES],
 )
 def test_the_plan_is_what_the_trainer_then_logs(
     base: Path, tmp_path: Path, held: HeldBase, case: str, kind: str
 ) -> None:
     given = t.spec(**CASES[case])
-    path = t.write(tmp_path, KINDS[kind])
-    prepared, outline = _prepared(base, path, given)
+    path = t.write(tmp_path, written(kind))
+    _, outline = _prepared(base, path, given)
+    drawn = _drawn(base, path, given)
     result, heard = t.train(t.run(base, path, tmp_path / "out", given), held=held)
     assert isinstance(result, Finished)
     assert outline.trained_tokens == outline.low == outline.high == result.trained_tokens
     assert outline.steps.total == result.step == heard.progress[-1].total_steps
-    assert [event.trained_tokens for event in heard.progress] == _by_step(prepared, given)
+    assert [event.trained_tokens for event in heard.progress] == list(accumulate(step.tokens for step in drawn))
+    assert outline.trained_labels == sum(step.labels for step in drawn)
     assert outline.evaluations == len(heard.evaluated) == heard.phases.count(Phase.EVALUATING)
     assert outline.checkpoints == len(heard.checkpoints)
     metrics = json.loads((Path(result.bundle_dir) / "manifest.json").read_text())["metrics"]
@@ -89,14 +124,11 @@ def test_the_plan_is_what_the_trainer_then_logs(
     assert (outline.validation is not None) == bool(heard.evaluated)
 
 
-def _by_step(prepared: Prepared, given: TrainSpec) -> list[int]:
-    """Tokens since the start at the end of each step."""
-    sums, total = [], 0
-    lengths = [len(row) for row in prepared.rows()]
-    for step in orders.steps(len(lengths), given):
-        total += sum(lengths[place] for place in step)
-        sums.append(total)
-    return sums
+def _drawn(base: Path, path: Path, given: TrainSpec) -> list[StepBatch]:
+    """The batch of each step, of the trainer's own rows."""
+    source = data.Source(path=path, sha256=t.sha256(path))
+    rows = data.load(source, None, spec=given, renderer=Renderer.load(base), wishes=Wishes()).rows
+    return [batch([rows[place] for place in step]) for step in orders.steps(len(rows), given)]
 
 
 def test_a_validation_set_of_its_own_is_planned_and_trained_alike(base: Path, tmp_path: Path, held: HeldBase) -> None:
@@ -109,6 +141,9 @@ def test_a_validation_set_of_its_own_is_planned_and_trained_alike(base: Path, tm
     assert outline.evaluations == len(heard.evaluated)
     assert outline.validation is not None
     assert outline.validation.rows == 4
+    assert isinstance(result, Finished)
+    manifest = json.loads((Path(result.bundle_dir) / "manifest.json").read_text())
+    assert (manifest["dataset_sha256"], manifest["validation_sha256"]) == (t.sha256(path), t.sha256(other))
 
 
 def test_padding_avoided_is_what_the_padded_batches_of_the_same_order_hold(base: Path, tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def _turn(message: object, field: str) -> Turn:
 
 
 def _check_names(message: Fields, named: str, said: str, field: str) -> None:
+    # First, since a message that calls a tool often has no content.
+    fields.check_nothing(message, _EMPTY, within=f"{field}.")
     for name in (named, said):
         if name not in message:
             raise BadRow(
@@ -133,7 +135,6 @@ def _check_names(message: Fields, named: str, said: str, field: str) -> None:
                     hint=f"Messages have {named}, {said} and, for answers, weight; remove the rest.",
                 )
             )
-    fields.check_nothing(message, _EMPTY, within=f"{field}.")
 
 
 def _joined(content: object, field: str) -> str:
