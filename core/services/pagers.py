@@ -91,7 +91,7 @@ def _served(process: subprocess.Popen[bytes], wanted: Request, read: Read) -> Le
             confined.feed(stdin, [read(said.at, said.at + said.size)])
     if process.wait() in {-signal.SIGXCPU, -signal.SIGKILL}:
         raise PageTooDeep(
-            f"Finding the page takes more than {CPU_SECONDS} s. Upload the file as plain JSONL, or with smaller row groups.",
+            "Finding the page takes more time than it may. Upload the file as plain JSONL, or with smaller row groups.",
             param="after",
         )
     raise PageFailed("The process that reads ended before it was done; try again.", retry_after_s=5.0)

@@ -52,20 +52,6 @@ def test_a_form_and_a_raw_body_make_versions_of_a_name(client: httpx.Client) -> 
     assert [one["version"] for one in client.get("/datasets").json()["data"]] == [2, 1]
 
 
-def test_a_data_set_never_changes(client: httpx.Client) -> None:
-    made = client.post("/datasets", params={"name": "rows"}, content=ROWS).json()
-    path = f"/datasets/{made['id']}"
-    rows = client.get(f"{path}/rows").json()
-    later = {"tokens", "tokens_status"}  # counted behind the upload
-    for method in ("PUT", "PATCH", "POST"):
-        problem(client.request(method, path, content=ROWS * 2), status=405, code="method_not_allowed")
-    assert client.post("/datasets", params={"name": "rows"}, content=ROWS * 2).json()["reference"] == "rows@2"
-    for reference in (made["id"], "rows@1"):
-        found = client.get(f"/datasets/{reference}").json()
-        assert {name for name in made if found[name] != made[name]} <= later
-        assert client.get(f"/datasets/{reference}/rows").json() == rows
-
-
 def _parquet() -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.table({"prompt": ["a"], "completion": ["b"]}), file)
@@ -103,6 +89,20 @@ def test_a_raw_body_may_call_itself_what_it_is_and_its_content_decides(client: h
         assert (summary["container"], summary["compression"]) == (container, compression)
     lying = client.post("/datasets", params={"name": "raw"}, content=b"%PDF-1.7\n", headers={"Content-Type": kind})
     assert problem(lying, status=422, code="invalid_dataset")["errors"][0]["code"] == "binary_file"
+
+
+def test_a_data_set_never_changes(client: httpx.Client) -> None:
+    made = client.post("/datasets", params={"name": "rows"}, content=ROWS).json()
+    path = f"/datasets/{made['id']}"
+    rows = client.get(f"{path}/rows").json()
+    later = {"tokens", "tokens_status"}  # counted behind the upload
+    for method in ("PUT", "PATCH", "POST"):
+        problem(client.request(method, path, content=ROWS * 2), status=405, code="method_not_allowed")
+    assert client.post("/datasets", params={"name": "rows"}, content=ROWS * 2).json()["reference"] == "rows@2"
+    for reference in (made["id"], "rows@1"):
+        found = client.get(f"/datasets/{reference}").json()
+        assert {name for name in made if found[name] != made[name]} <= later
+        assert client.get(f"/datasets/{reference}/rows").json() == rows
 
 
 def test_fields_may_follow_the_file(client: httpx.Client) -> None:
