@@ -73,6 +73,7 @@ def test_people_are_told_what_was_checked_that_nothing_is_to_do_and_that_a_name_
     assert left(tmp_path / "data") <= {".x.lock", ".x.log"}
 
 
+@pytest.mark.slow
 def test_a_killed_import_is_finished_by_the_next(tmp_path: Path) -> None:
     source, data = (
         bluelm.write(tmp_path / "source", shape=bluelm.Shape(hidden=512, heads=8, layers=8)),
