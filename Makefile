@@ -55,7 +55,7 @@ test-vllm: install install-vllm
 	$(BIN)/pytest -m vllm
 
 bench: install
-	@for row in T1 M1 S1 U1 I7; do for shape in tiny nano; do $(BIN)/python -m bench $$row --shape $$shape --device cpu; done; done
+	@for row in T1 M1 D1 S1 U1 I7; do for shape in tiny nano; do $(BIN)/python -m bench $$row --shape $$shape --device cpu; done; done
 
 # Writes requirements.lock from what is installed; torch's own line keeps no local version label.
 lock: install

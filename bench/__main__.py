@@ -16,8 +16,9 @@ from bench import harness
 from bench.harness import Options, Result
 
 ROWS: Final[Mapping[str, str]] = {
-    "M1": "bench.rows.memory:m1",
+    "D1": "bench.rows.inspection:d1",
     "I7": "bench.rows.imports:i7",
+    "M1": "bench.rows.memory:m1",
     "S1": "bench.rows.service:s1",
     "T1": "bench.rows.train:t1",
     "U1": "bench.rows.uploads:u1",

@@ -59,13 +59,13 @@ class Result:
     unit: str
     peer: Peer
     ratio: float
-    limit: float | None
-    of_limit: float | None
-    tokens_per_step: float | None
+    limit: float | None = None
+    of_limit: float | None = None
+    tokens_per_step: float | None = None
     warmup_s: float
     n: int
     spread: float
-    parity: Mapping[str, float] | None
+    parity: Mapping[str, float] | None = None
     device: str
     shape: str
     versions: Mapping[str, str] = field(default_factory=versions)

@@ -89,6 +89,11 @@ def peak_bytes(pid: int) -> int:
     return _kibibytes(pid, "VmHWM")
 
 
+def processor_seconds(pid: int) -> float:
+    """Read how long a process's first thread has been on a processor (Linux, sched-stats.rst: nanoseconds come first)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 def forget_peak(pid: int) -> None:
     """Begin to look for the highest memory anew."""
     Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)

@@ -4,7 +4,7 @@ Memory stays flat: findings are capped, and rows are compared by 20 bytes each (
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -28,22 +28,28 @@ _EMPTY_INPUT_COMPACT: Final = b'"input":""'
 _EMPTY_INPUT_SPACED: Final = re.compile(rb'"input"\s*:\s*""')
 
 
-def inspect(chunks: Iterable[bytes]) -> Inspection:
-    """Read all rows, or as many as it takes to refuse the file. Never raises for what the bytes hold."""
-    look = _Look()
+def inspect(chunks: Iterable[bytes], *, on_fault: Callable[[], None] = lambda: None) -> Inspection:
+    """Read all rows, or as many as it takes to refuse the file. Never raises for what the bytes hold.
+
+    Args:
+        chunks: The file's bytes, in order. They may raise BadFile to end the reading.
+        on_fault: Called at the first fault: from there on the file is refused, and only the list of faults grows.
+    """
+    look = _Look(on_fault)
     try:
         opened = containers.open_rows(chunks)
         look.container, look.compression = opened.container, opened.compression
         look.read(opened.rows)
     except BadFile as bad:
-        look.fault(bad.finding)
+        look.end(bad.finding)
     return look.outcome()
 
 
 class _Look:
     """What is known so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_fault: Callable[[], None]) -> None:
+        self._on_fault = on_fault
         self.container: containers.Container | None = None
         self.compression: containers.Compression | None = None
         self._columns = Columns()
@@ -99,8 +105,15 @@ class _Look:
     def fault(self, finding: Finding) -> None:
         """Note one fault."""
         self._error_count += 1
+        if self._error_count == 1:
+            self._on_fault()
         if len(self._errors) < MAX_FINDINGS:
             self._errors.append(reports.error(finding))
+
+    def end(self, finding: Finding) -> None:
+        """Note the fault after which nothing was read; it is listed whatever else is."""
+        del self._errors[MAX_FINDINGS - 1 :]
+        self.fault(finding)
 
     def outcome(self) -> Inspection:
         """What was found."""
@@ -140,7 +153,6 @@ class _Look:
         for finding in bad.findings:
             self.fault(replace(finding, line=line, message=where + finding.message))
         if self._error_count >= MAX_ERRORS:
-            del self._errors[MAX_FINDINGS - 1 :]
             raise BadFile(
                 Finding(
                     code="too_many_errors",

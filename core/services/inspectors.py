@@ -6,7 +6,7 @@ Its pipe is small, so that an upload goes no faster than it is read; feeding it 
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -45,6 +45,16 @@ class Program(Generic[T]):
     copies: bool = False
     memory_bytes: int = MEMORY_BYTES
     slowest_bytes_per_second: int = SLOWEST_BYTES_PER_SECOND
+
+    def command(self, *, limit_bytes: int) -> Sequence[str]:
+        """Write the command line of a process that can read `limit_bytes`."""
+        most_bytes = self.most_bytes(limit_bytes)
+        return confinement.command(
+            self.module,
+            memory_bytes=self.memory_bytes,
+            cpu_seconds=60 + most_bytes // self.slowest_bytes_per_second,
+            file_bytes=most_bytes if self.copies else 0,
+        )
 
 
 DATASETS: Final[Program[Inspection]] = Program(
@@ -96,14 +106,8 @@ class Inspector(Generic[T]):
     @contextlib.asynccontextmanager
     async def started(program: Program[T], *, limit_bytes: int) -> AsyncIterator["Inspector[T]"]:
         """Start a process that can read `limit_bytes`. Call from a thread that outlives it: it dies with the thread."""
-        most_bytes = program.most_bytes(limit_bytes)
         process = await asyncio.create_subprocess_exec(
-            *confinement.command(
-                program.module,
-                memory_bytes=program.memory_bytes,
-                cpu_seconds=60 + most_bytes // program.slowest_bytes_per_second,
-                file_bytes=most_bytes if program.copies else 0,
-            ),
+            *program.command(limit_bytes=limit_bytes),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=confinement.ROOT,

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from collections.abc import Iterator
 from itertools import repeat
 
@@ -116,6 +117,18 @@ def test_rows_of_an_array_are_named_by_number() -> None:
 
     assert [finding.message.partition(":")[0] for finding in found.findings] == ["Row 2", "Row 3"]
     assert {finding.line for finding in found.findings} == {1}
+
+
+def test_a_parquet_stream_is_copied_to_disk_not_to_memory() -> None:
+    pieces = (b"PAR1" + bytes(2**18 - 4) for _ in range(4 * 64))
+    tracemalloc.start()
+    try:
+        refused = inspections.inspect(pieces)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [finding.code for finding in refused.findings] == ["truncated"]
+    assert peak < 32 * 2**20  # of 64 that came; copies up to 8 stay in memory, and twice that as they grow
 
 
 def test_one_bad_row_does_not_hide_the_next() -> None:

@@ -22,7 +22,8 @@ __all__ = ["MAX_ROW_BYTES", "Compression", "Container", "Opened", "Raw", "RawRow
 BOM: Final = b"\xef\xbb\xbf"
 Container = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 
-_HEAD_BYTES: Final = 512
+_HEAD_BYTES: Final = 16
+"""As long as the longest signature; waiting for more would hold up what a slow sender is told."""
 _HEADER_BYTES: Final = 2**14
 _SCALAR: Final = re.compile(rb'(?:true|false|null|NaN|-?Infinity|-?[0-9][0-9.eE+-]*|"[^"\n]*")\s*(?:\n|$)')
 
@@ -56,7 +57,7 @@ def open_rows(chunks: Iterable[bytes], *, file: BinaryIO | None = None, after: i
         head = at_least(b"", source, _HEAD_BYTES)
     if parquets.is_one(head):
         return Opened("parquet", packed, parquets.rows(chained(head, source), file, after=after))
-    signatures.refuse(head, is_unpacked=packed is not None)
+    signatures.refuse(head[:_HEAD_BYTES], is_unpacked=packed is not None)
     container, rows = _text(head.removeprefix(BOM), source)
     return Opened(container, packed, rows)
 
@@ -68,7 +69,7 @@ def _text(head: bytes, source: Iterator[bytes]) -> tuple[Container, Iterator[Raw
         chunk = next(source, None)
         if chunk is None:
             raise BadFile(
-                Finding(code="empty_file", message="The file holds no rows.", hint="Upload JSONL or a JSON array.")
+                Finding(code="empty_file", message="The file holds no rows.", hint="Upload at least one row.")
             )
         head = chunk
     text = head.lstrip()

@@ -1,6 +1,7 @@
 """The inspecting process: what it may do, and how it ends."""
 
 import asyncio
+import gzip
 import io
 import os
 import random
@@ -50,6 +51,50 @@ def test_it_stops_reading_once_the_file_is_refused() -> None:
             return await inspector.verdict()
 
     assert asyncio.run(run()).findings[0].code == "binary_file"
+
+
+@pytest.mark.parametrize(
+    ("begun", "code"),
+    [
+        (b"%PDF-1.7\n%....................", "binary_file"),
+        (GOOD.decode().encode("utf-16"), "utf16"),
+        (gzip.compress(gzip.compress(GOOD)), "nested_compression"),
+        (b"\x1f\x8b" + b"\xff" * 30, "damaged_archive"),
+        (b"a page, not a table\n", "unsupported_format"),
+        (GOOD + b'{"x": 1}\n', "unknown_format"),
+        (GOOD + b"\0\n", "nul_byte"),
+        (b"prompt,completion\na,b,c\n", "wrong_width"),
+        (b"[" + GOOD + b"}", "malformed_json"),
+    ],
+)
+def test_a_sender_who_goes_no_further_is_refused_all_the_same(begun: bytes, code: str) -> None:
+    async def run() -> Inspection:
+        async with Inspector.started(DATASETS, limit_bytes=10**9) as inspector:
+            await inspector.feed(begun, patience_s=30)
+            await inspector._report  # the input stays open
+            return await inspector.verdict()
+
+    assert asyncio.run(run()).findings[0].code == code
+
+
+def test_reading_ends_soon_after_the_first_fault_however_much_is_sent() -> None:
+    async def run() -> tuple[Inspection, int]:
+        async with Inspector.started(DATASETS, limit_bytes=10**9) as inspector:
+            await inspector.feed(b'{"x": 1}\n', patience_s=30)
+            sent = 0
+            while not inspector.is_decided:
+                await inspector.feed(GOOD * 1000, patience_s=30)
+                sent += 1000
+                await asyncio.sleep(0.01)
+            return await inspector.verdict(), sent
+
+    outcome, sent = asyncio.run(run())
+
+    assert [finding.code for finding in outcome.findings if finding.severity == "error"] == [
+        "unknown_format",
+        "reading_stopped",
+    ]
+    assert 0 < outcome.summary.rows <= sent
 
 
 def test_a_report_that_is_late_is_no_report() -> None:
