@@ -65,7 +65,7 @@ class _Look:
             BadFile: Enough is known to refuse the file.
         """
         # The loop runs millions of times: what it needs is at hand, and counts are taken by the batch.
-        sample, look = formats.sample, self._census.look
+        sample, look, most = formats.sample, self._census.look, MAX_ROWS
         fields: tuple[str, ...] = ()
         batch: list[Turns] = []
         lines: list[int] = []
@@ -91,7 +91,7 @@ class _Look:
                 if len(batch) == BATCH_ROWS:
                     look(batch, lines)
                     batch, lines = [], []
-                if row > MAX_ROWS:
+                if row > most:
                     raise BadFile(_too_many_rows(line))
         finally:
             look(batch, lines)

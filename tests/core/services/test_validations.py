@@ -63,6 +63,8 @@ def late(request: pytest.FixtureRequest, sqlite_url: str) -> Iterator[Late]:
         )
     )
     yield Late(database, store, caller, registered.dataset)
+    for child in inspectors_of(os.getpid()):
+        os.kill(child, signal.SIGKILL)  # a failed test leaves it stopped
     database.close()
 
 
