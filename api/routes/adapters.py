@@ -24,6 +24,7 @@ from core.domain.adapters import (
     NameTaken,
 )
 from core.domain.bases import BaseNotFound
+from core.domain.datasets import TooManyUploads
 from core.domain.generation import TemplateMismatch
 from core.domain.pages import InvalidFilter, UnknownCursor
 from core.services import adapters, imports
@@ -73,6 +74,7 @@ REFUSALS: Final = (
     BaseNotFound,
     NameTaken,
     TemplateMismatch,
+    TooManyUploads,
     KeyReused,
     KeyInFlight,
 )
@@ -97,18 +99,19 @@ async def create(request: Request, key: Key, caller: Writes, rt: RuntimeDep) -> 
     settings = rt.settings
     form = AdapterForm(request)
     announced = await form.read()
-    imported = await imports.receive(
-        form.weights(),
-        said=announced.said,
-        config=announced.config,
-        caller=caller,
-        key=key,
-        store=rt.store,
-        database=rt.database,
-        policy=rt.policy,
-        limits=UploadLimits(bytes=settings.max_upload_bytes, validation_wait_s=settings.validation_wait_s),
-        show=_shown,
-    )
+    with rt.uploads.taken():
+        imported = await imports.receive(
+            form.weights(),
+            said=announced.said,
+            config=announced.config,
+            caller=caller,
+            key=key,
+            store=rt.store,
+            database=rt.database,
+            policy=rt.policy,
+            limits=UploadLimits(bytes=settings.max_upload_bytes, validation_wait_s=settings.validation_wait_s),
+            show=_shown,
+        )
     return created(imported.answer, location=f"/adapters/{imported.adapter_id}", replayed=imported.replayed)
 
 

@@ -1,6 +1,7 @@
 """Adapters made elsewhere over HTTP: how they come, what is said of them, and what is left when they are refused."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import random
@@ -90,6 +91,14 @@ def test_an_adapter_comes_in_and_is_shown_as_one_of_ours(live: Live, client: htt
     assert client.get("/adapters", params={"status": "imported"}).json()["data"][0]["id"] == made["id"]
     client.put("/adapters/persona/aliases/prod", json={"version": 1}).raise_for_status()
     assert client.get("/v1/models/persona@prod").json()["root"] == "blue"
+
+
+def test_imports_count_among_the_uploads_that_are_taken_at_once(client: httpx.Client, live: Live) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(live.runtime.settings.max_uploads):
+            held.enter_context(live.runtime.uploads.taken())
+        problem(send(client, good()), status=429, code="too_many_uploads")
+    assert send(client, good()).status_code == 201
 
 
 def test_the_same_again_is_the_same_version_and_anything_else_the_next(client: httpx.Client) -> None:
