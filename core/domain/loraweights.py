@@ -1,4 +1,4 @@
-"""adapter_model.safetensors as bytes, judged while they come: the header first, then that every value is finite.
+"""adapter_model.safetensors as bytes, judged while they come: the header first, then every value's size.
 
 A header can point outside its file, and a file can be a pickle by another name. Knows no tensors: a value's bytes say
 enough. Holds the header and one piece at most.
@@ -33,6 +33,10 @@ _ZEROS: Final = b"\0\x80"
 """What the sign byte of 0 and -0 can be."""
 _F16_FINITE: Final = bytes(byte for byte in range(256) if byte & 0x7C != 0x7C)
 _ALL_ONES: Final = bytes(byte & 0x7F == 0x7F for byte in range(256))
+# 65,536 is 0x4780 at the top of a value: sign, eight bits of exponent, and the rest.
+_BELOW_65536: Final = bytes(byte for byte in range(256) if byte & 0x7F < 0x47)
+_IS_0X47: Final = bytes(byte & 0x7F == 0x47 for byte in range(256))
+_IS_ABOVE_0X47: Final = bytes(byte & 0x7F > 0x47 for byte in range(256))
 _HIGH_BIT: Final = bytes(byte >> 7 for byte in range(256))
 
 
@@ -151,10 +155,29 @@ class Reading:
         width = WIDTHS[self._dtype]
         whole = len(values) - len(values) % width
         values, self._rest = values[:whole], values[whole:]
-        if not _all_finite(values, self._dtype):
-            raise broken("not_finite", f"{self._name} holds values that are not finite.", field=self._name)
+        if not _all_of_use(values, self._dtype):
+            if not _all_finite(values, self._dtype):
+                raise broken("not_finite", f"{self._name} holds values that are not finite.", field=self._name)
+            said = f"{self._name} holds values of 65,536 or more, which half precision can't hold."
+            raise broken("too_large", said, field=self._name, hint="Trained values are near 0.01; this one diverged.")
         if self._name not in self._nonzero and not _all_zero(values, width):
             self._nonzero.add(self._name)
+
+
+def _all_of_use(values: bytes, dtype: str) -> bool:
+    """Say whether every value fits half precision, so that no product of A and B leaves the range of single."""
+    if dtype == "F16":
+        return _all_finite(values, dtype)
+    width = WIDTHS[dtype]
+    high = values[width - 1 :: width]
+    if not high.translate(None, _BELOW_65536):
+        return True
+    if 1 in high.translate(_IS_ABOVE_0X47):
+        return False
+    edge, top = (
+        int.from_bytes(part) for part in (high.translate(_IS_0X47), values[width - 2 :: width].translate(_HIGH_BIT))
+    )
+    return edge & top == 0
 
 
 def _all_finite(values: bytes, dtype: str) -> bool:

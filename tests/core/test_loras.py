@@ -331,16 +331,28 @@ BITS = {
     "F16": (2, [0x7C00, 0xFC00, 0x7E00, 0xFFFF, 0x7C01]),
     "BF16": (2, [0x7F80, 0xFF80, 0x7FC0, 0xFFFF, 0x7F81]),
 }
-FINITE = {
-    "F32": [0x7F7FFFFF, 0xFF7FFFFF, 0x80000000, 0x00000001],
+OF_USE = {
+    "F32": [0x477FFFFF, 0xC77FFFFF, 0x80000000, 0x00000001],
     "F16": [0x7BFF, 0xFBFF, 0x8000, 0x0001],
-    "BF16": [0x7F7F, 0xFF7F, 0x8000, 0x0001],
+    "BF16": [0x477F, 0xC77F, 0x8000, 0x0001],
+}
+TOO_LARGE = {
+    "F32": [0x47800000, 0xC7800000, 0x48000000, 0x7F7FFFFF, 0xFF7FFFFF],
+    "BF16": [0x4780, 0xC780, 0x4800, 0x7F7F, 0xFF7F],
 }
 
 
-@pytest.mark.parametrize("dtype", BITS)
-def test_every_kind_of_value_that_is_not_finite_is_found_wherever_it_stands(dtype: str) -> None:
-    width, patterns = BITS[dtype]
+@pytest.mark.parametrize(
+    ("code", "dtype", "patterns"),
+    [
+        *(("not_finite", dtype, patterns) for dtype, (_, patterns) in BITS.items()),
+        *(("too_large", dtype, patterns) for dtype, patterns in TOO_LARGE.items()),
+    ],
+)
+def test_every_value_that_no_training_leaves_is_found_wherever_it_stands(
+    code: str, dtype: str, patterns: list[int]
+) -> None:
+    width = BITS[dtype][0]
     dice = random.Random(5)
     for bits in patterns:
         made = files.tensors(dtype=dtype)
@@ -349,15 +361,15 @@ def test_every_kind_of_value_that_is_not_finite_is_found_wherever_it_stands(dtyp
         at = width * dice.randrange(len(values) // width)
         made[name] = (dtype, shape, values[:at] + bits.to_bytes(width, "little") + values[at + width :])
         found = refused(safetensors(made), piece=dice.choice([1, 5, 64, 65536]))
-        assert (found.code, found.field) == ("not_finite", name)
+        assert (found.code, found.field) == (code, name)
 
 
-@pytest.mark.parametrize("dtype", FINITE)
-def test_the_largest_and_smallest_finite_values_pass(dtype: str) -> None:
+@pytest.mark.parametrize("dtype", OF_USE)
+def test_the_largest_and_smallest_values_of_use_pass(dtype: str) -> None:
     width = BITS[dtype][0]
     made = files.tensors(dtype=dtype)
     for name, (_, shape, values) in made.items():
-        edge = b"".join(bits.to_bytes(width, "little") for bits in FINITE[dtype])
+        edge = b"".join(bits.to_bytes(width, "little") for bits in OF_USE[dtype])
         made[name] = (dtype, shape, edge + values[len(edge) :])
     read(safetensors(made), piece=11)
 
