@@ -23,7 +23,7 @@ from core.domain.datasets import (
     InvalidDataset,
     TooManyUploads,
 )
-from core.domain.excerpts import PageTooDeep
+from core.domain.excerpts import PageTooDeep, TooManyTurns
 from core.domain.pages import InvalidFilter, UnknownCursor
 from core.services import datasets, excerpts
 from core.services.idempotency import KeyInFlight, KeyReused
@@ -126,6 +126,7 @@ def get(dataset: Id, caller: Reads, rt: RuntimeDep) -> DatasetOut:
         InvalidDataset,
         UnknownCursor,
         PageTooDeep,
+        TooManyTurns,
         TooManyPages,
         PageFailed,
         BaseNotFound,

@@ -4,11 +4,15 @@ import re
 from dataclasses import dataclass
 from typing import Final, Self
 
-from core.domain.datasets import Turn
+from core.domain.datasets import Conversation, Turn
 from core.domain.pages import UnknownCursor
 from core.domain.plans import Piece, Tokens
 from core.errors import Finding, Invalid
 
+TURN_CHARACTERS: Final = 50
+"""So much does a turn count on a page beside its text; in JSON it takes about that without any."""
+MAX_TURNS: Final = 20_000
+"""A row of more is on no page."""
 _CURSOR: Final = re.compile(r"(?:row_)?([0-9]{1,12})(?:_([0-9]{1,12})_([0-9]{1,15}))?")
 
 
@@ -16,6 +20,12 @@ class PageTooDeep(Invalid):
     """The page lies so far into the file that finding it takes longer than a request may."""
 
     code = "page_too_deep"
+
+
+class TooManyTurns(Invalid):
+    """The next row has more turns than are shown."""
+
+    code = "too_many_turns"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +60,22 @@ class Place:
     def cursor(self) -> str:
         """Write it down."""
         return f"row_{self.row}" + (f"_{self.line}_{self.offset}" if self.offset else "")
+
+
+class Room:
+    """What a page still takes: so many rows, and so many characters. The row that goes over these is its last."""
+
+    def __init__(self, *, rows: int, characters: int) -> None:
+        self._rows = rows
+        self._characters = characters
+
+    def takes(self, row: Conversation) -> bool:
+        """Find room for the next row; where there is none, the page ends before it."""
+        if not self._rows or self._characters < 0 or len(row.turns) > MAX_TURNS:
+            return False
+        self._rows -= 1
+        self._characters -= sum(TURN_CHARACTERS + len(turn.content) for turn in row.turns)
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

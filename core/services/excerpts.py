@@ -7,7 +7,7 @@ from their start each time, for a few seconds at most.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -15,7 +15,7 @@ from core.db.transactions import Database, snapshot
 from core.domain import formats
 from core.domain.bases import Base
 from core.domain.datasets import Conversation, Dataset, DatasetNotReady, InvalidDataset
-from core.domain.excerpts import Excerpt, PageTooDeep, Place, Rendered
+from core.domain.excerpts import MAX_TURNS, Excerpt, PageTooDeep, Place, Rendered, Room, TooManyTurns
 from core.domain.keys import Caller
 from core.domain.pages import Page, UnknownCursor
 from core.domain.plans import SHOWN_PIECES, Tokens
@@ -31,7 +31,7 @@ from core.text.examples import IGNORED
 SCAN_S: Final = 5.0
 """So long may it take to find a page."""
 PAGE_CHARACTERS: Final = 1_000_000
-"""A page ends early rather than hold more."""
+"""A page ends with the row that goes over it; a turn counts for more than its text (core/domain/excerpts.py)."""
 PIECE_BYTES: Final = 2**18
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 
@@ -61,6 +61,7 @@ def page(
         DatasetNotFound, DatasetNotReady, InvalidDataset: There is nothing to look at (yet).
         UnknownCursor: `after` is no row's id.
         PageTooDeep: Finding the page takes too long.
+        TooManyTurns: The next row has more than are shown.
         TooManyPages: Others are being read; come back.
         Unavailable: The store does not answer, or the process that reads died.
     """
@@ -117,25 +118,38 @@ def _page(dataset: Dataset, begin: Place, *, limit: int, store: Store) -> Page[E
     deadline = time.monotonic() + SCAN_S
     rows = enumerate(formats.parse(tape.chunks()), start=(begin.row if begin.offset else 0) + 1)
     shown: list[Excerpt] = []
-    characters = 0
+    room = Room(rows=limit, characters=PAGE_CHARACTERS)
     for number, conversation in rows:
         if number <= begin.row:
             if number % 256 == 0:
                 tape.forget(conversation.line)
                 _check(deadline, begin)
             continue
-        if len(shown) == limit or characters > PAGE_CHARACTERS:
-            return Page(tuple(shown), has_more=True)
-        shown.append(_excerpt(conversation, number, tape))
-        characters += sum(len(turn.content) for turn in conversation.turns)
+        excerpt = _excerpt(conversation, number, tape)
+        if not room.takes(conversation):
+            return _ended(shown, before=excerpt.end)
+        shown.append(excerpt)
     return Page(tuple(shown), has_more=False)
 
 
 def _page_of_parquet(dataset: Dataset, begin: Place, *, limit: int, pagers: Pagers, store: Store) -> Page[Excerpt]:
     wanted = Request(size=dataset.bytes, after=begin.row, limit=limit, characters=PAGE_CHARACTERS)
     leaf = pagers.page(wanted, lambda start, end: store.read(dataset.object_key or "", start=start, end=end))
-    shown = (Excerpt(line=one.line, turns=one.turns, end=Place(row=one.line)) for one in leaf.rows)
-    return Page(tuple(shown), has_more=leaf.has_more)
+    shown = [Excerpt(line=one.line, turns=one.turns, end=Place(row=one.line)) for one in leaf.rows]
+    if leaf.has_more:
+        return _ended(shown, before=Place(row=begin.row + len(shown) + 1))
+    return Page(tuple(shown), has_more=False)
+
+
+def _ended(shown: Sequence[Excerpt], *, before: Place) -> Page[Excerpt]:
+    """End a page before a row, of which the end is given."""
+    if not shown:
+        raise TooManyTurns(
+            f"Row {before.row} has more than {MAX_TURNS} turns, too many to show. Page on behind it with "
+            f"after={before.cursor}.",
+            param="after",
+        )
+    return Page(tuple(shown), has_more=True)
 
 
 def _check(deadline: float, begin: Place) -> None:

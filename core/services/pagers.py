@@ -26,7 +26,8 @@ PATIENCE_S: Final = 20.0
 """Wall time after which the process is ended; a busy machine needs a few seconds to start it."""
 AT_ONCE: Final = 4
 QUEUE_S: Final = 5.0
-LEAF_BYTES: Final = 32 * 2**20
+LEAF_BYTES: Final = 16 * 2**20
+"""The longest line that is read. Control characters take six bytes each, and a page holds at most two million characters."""
 Read = Callable[[int, int], bytes]
 """Gives the bytes from one place up to another."""
 

@@ -15,6 +15,7 @@ from typing_extensions import Buffer, override
 
 from core.domain import formats
 from core.domain.datasets import Conversation, InvalidDataset
+from core.domain.excerpts import Room
 from core.errors import Finding
 from core.services import confinement
 
@@ -42,7 +43,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """The rows; `line` is a row's number."""
+    """The rows; `line` is a row's number. None, and more behind: the next row has too many turns."""
 
     rows: tuple[Conversation, ...]
     has_more: bool
@@ -77,14 +78,13 @@ def main() -> None:
 def leaf(conversations: Iterator[Conversation], request: Request) -> Leaf:
     """Take the page out of a file's rows."""
     found: list[Conversation] = []
-    characters = 0
+    room = Room(rows=request.limit, characters=request.characters)
     for one in conversations:
         if one.line <= request.after:
             continue
-        if len(found) == request.limit or characters > request.characters:
+        if not room.takes(one):
             return Leaf(rows=tuple(found), has_more=True)
         found.append(one)
-        characters += sum(len(turn.content) for turn in one.turns)
     return Leaf(rows=tuple(found), has_more=False)
 
 

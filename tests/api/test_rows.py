@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from core.domain.excerpts import MAX_TURNS
 from core.services import excerpts
 from tests.support.live import Live
 from tests.support.problems import problem
@@ -148,6 +149,29 @@ def test_a_page_of_long_rows_ends_early(client: httpx.Client, monkeypatch: pytes
     page = client.get("/datasets/rows/rows", params={"limit": 100}).json()
     assert page["has_more"]
     assert 1 <= len(page["data"]) < 5
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "array", "parquet"])
+def test_a_row_of_too_many_turns_is_refused_with_what_leads_behind_it(client: httpx.Client, kind: str) -> None:
+    both = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    rows = [{"conversations": both * pairs} for pairs in (1, MAX_TURNS // 2 + 1, 2)]
+    lines = [json.dumps(row, separators=(",", ":")) for row in rows]
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    content = {"jsonl": "\n".join(lines), "array": "[" + ",\n".join(lines) + "]", "parquet": file.getvalue()}[kind]
+    _upload(client, content)
+
+    first = client.get("/datasets/rows/rows").json()
+    assert first["has_more"]
+    (row,) = first["data"]
+    answer = client.get("/datasets/rows/rows", params={"after": row["id"]})
+    detail = problem(answer, status=422, code="too_many_turns")["detail"]
+    behind = str(detail).rpartition("after=")[2].rstrip(".")
+    if kind == "jsonl":
+        assert behind == f"row_2_2_{len(lines[0]) + len(lines[1]) + 2}"
+    rest = client.get("/datasets/rows/rows", params={"after": behind}).json()
+    assert [(row["row"], len(row["turns"])) for row in rest["data"]] == [(3, 4)]
+    assert not rest["has_more"]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -3,6 +3,7 @@
 import io
 import random
 import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.domain.datasets import InvalidDataset
-from core.domain.excerpts import PageTooDeep
+from core.domain.excerpts import MAX_TURNS, TURN_CHARACTERS, PageTooDeep
 from core.services import pagers
 from core.services.pagers import Pagers, TooManyPages
 from core.services.paging import ASK_BYTES, Request
@@ -37,9 +38,9 @@ class Stored:
         return Request(size=len(self.content), after=after, limit=limit, characters=10**6)
 
 
-def written(columns: dict[str, list[str]], *, group_rows: int = GROUP_ROWS) -> bytes:
+def written(columns: Mapping[str, Sequence[object]], *, group_rows: int = GROUP_ROWS) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.table(columns), file, row_group_size=group_rows)
+    pq.write_table(pa.table(dict(columns)), file, row_group_size=group_rows)
     return file.getvalue()
 
 
@@ -69,6 +70,38 @@ def test_behind_the_last_row_there_is_nothing(large: bytes) -> None:
     for after in (ROWS, 10**12 - 1):
         assert Pagers().page(stored.wanted(after=after), stored).rows == ()
     assert stored.read < 2**20
+
+
+def _talks(*turns: int) -> Stored:
+    """Rows of so many turns of one character each."""
+    both = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    return Stored(written({"conversations": [both * (count // 2) for count in turns]}))
+
+
+def test_a_page_of_many_short_turns_ends_early() -> None:
+    stored = _talks(*[8000] * 6)
+
+    found = Pagers().page(stored.wanted(), stored)
+
+    assert [len(one.turns) for one in found.rows] == [8000] * 3
+    assert 2 * 8000 * TURN_CHARACTERS < stored.wanted().characters < 3 * 8000 * TURN_CHARACTERS
+    assert found.has_more
+
+
+def test_a_row_of_too_many_turns_is_on_no_page() -> None:
+    stored = _talks(2, MAX_TURNS + 2, MAX_TURNS)
+
+    assert [one.line for one in Pagers().page(stored.wanted(), stored).rows] == [1]
+    refused = Pagers().page(stored.wanted(after=1), stored)
+    assert (refused.rows, refused.has_more) == ((), True)
+    assert [one.line for one in Pagers().page(stored.wanted(after=2), stored).rows] == [3]
+
+
+def test_the_longest_page_is_read_whole() -> None:
+    longest = 2**20 - 1
+    stored = Stored(written({"instruction": ["\x01" * 499_949, "a" + "\x01" * (longest - 2)], "output": ["b"] * 2}))
+
+    assert [len(one.turns[0].content) for one in Pagers().page(stored.wanted(), stored).rows] == [499_949, longest - 1]
 
 
 def test_rows_that_take_too_much_memory_are_not_shown_and_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
