@@ -105,10 +105,10 @@ class Supervisor:
             self._wait("broker", lambda: broker.answers(path))
         base, folder = self._base()
         environment["BLUELORA_BASE"] = base.name
-        # Parquet is copied to a file without a name while it is read, and /tmp may be small.
+        # Parquet, in a worker packed Parquet, is copied to a file without a name while it is read; /tmp may be small.
         scratch = {"TMPDIR": os.environ.get("TMPDIR", str(data.path))}
         self._keep(self._python("api", environment | scratch, "api", stop_s=20.0))
-        self._keep(self._python("worker", environment, "worker", stop_s=60.0))
+        self._keep(self._python("worker", environment | scratch, "worker", stop_s=60.0))
         if "BLUELORA_ENGINE_URL" not in os.environ:
             arguments = ["--base-dir", str(folder), "--served-name", base.name, "--port", str(engine_port)]
             arguments += ["--api-key-file", str(data.engine_key_file)]

@@ -119,10 +119,11 @@ def test_api_workers_and_engines_share_objects_and_adapters(loaded: Compose) -> 
     assert vllm["/bases"] == ("bases", True)
 
 
-def test_parquet_is_copied_to_a_volume_of_the_api_and_not_to_the_containers_own_disk(loaded: Compose) -> None:
-    api = loaded.services["api"]
-    assert api.environment["TMPDIR"] in {mount.path for mount in api.mounts if not mount.read_only}
-    assert "TMPDIR" not in loaded.services["worker"].environment
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_parquet_is_copied_to_a_volume_and_not_to_the_containers_own_disk(name: str, loaded: Compose) -> None:
+    service = loaded.services[name]
+    assert service.environment["TMPDIR"] in {mount.path for mount in service.mounts if not mount.read_only}
+    assert service.environment["BLUELORA_DATA_DIR"] == "/data"
 
 
 def test_no_secret_stands_in_the_file() -> None:

@@ -31,10 +31,11 @@ def test_a_killed_api_comes_back_on_the_same_address(service: Service) -> None:
         time.sleep(0.1)
 
 
-def test_the_api_alone_keeps_temporary_files_on_the_data_directory(service: Service) -> None:
+def test_api_and_worker_keep_temporary_files_on_the_data_directory(service: Service) -> None:
     ours = os.environ.get("TMPDIR")
-    assert _variable("TMPDIR", service.pids["api"]) == (ours or str(service.data_dir))
-    assert _variable("TMPDIR", service.pids["worker"]) == ours
+    for name in ("api", "worker"):
+        assert _variable("TMPDIR", service.pids[name]) == (ours or str(service.data_dir))
+    assert _variable("TMPDIR", service.pids["engine"]) == ours
 
 
 def _variable(name: str, pid: int) -> str | None:
