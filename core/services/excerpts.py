@@ -24,7 +24,7 @@ from core.services import bases, datasets
 from core.services.pagers import Pagers
 from core.services.paging import Request
 from core.services.renderers import Renderers
-from core.storage.objects import Store
+from core.storage.objects import ObjectMissing, Store
 from core.text.chat import Renderer
 from core.text.examples import IGNORED
 
@@ -69,10 +69,14 @@ def page(
     begin = Place.read(after)
     if begin.offset >= dataset.bytes:
         return Page((), has_more=False)
-    if dataset.summary is not None and dataset.summary.container == "parquet":
-        return _page_of_parquet(dataset, begin, limit=limit, pagers=pagers, store=store)
     try:
+        if dataset.summary is not None and dataset.summary.container == "parquet":
+            return _page_of_parquet(dataset, begin, limit=limit, pagers=pagers, store=store)
         return _page(dataset, begin, limit=limit, store=store)
+    except ObjectMissing:
+        # If the data set was deleted meanwhile, this says so.
+        datasets.resolve(dataset.id, project_id=caller.project_id, database=database)
+        raise
     except InvalidDataset as error:
         # The file was read whole when it was validated; only a made-up offset can lead into the middle of a row.
         if not begin.offset:

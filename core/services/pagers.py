@@ -23,9 +23,9 @@ from core.services.paging import ASK_BYTES, REQUEST, SAID, Ask, Leaf, Refusal, R
 MEMORY_BYTES: Final = 2**30
 CPU_SECONDS: Final = 10
 PATIENCE_S: Final = 20.0
-"""Wall time after which the process is ended; a busy machine needs a few seconds to start it."""
+"""Wall time after which the process is killed; a busy machine needs a few seconds to start it."""
 AT_ONCE: Final = 4
-QUEUE_S: Final = 5.0
+RETRY_AFTER_S: Final = 1.0
 LEAF_BYTES: Final = 16 * 2**20
 """The longest line that is read. Control characters take six bytes each, and a page holds at most two million characters."""
 Read = Callable[[int, int], bytes]
@@ -55,13 +55,14 @@ class Pagers:
 
         Raises:
             TooManyPages: Others are being read; come back.
-            PageTooDeep: It takes more memory or time than it may.
+            PageTooDeep: It takes more memory or CPU time than it may.
             InvalidDataset: The file can't be read any more.
-            PageFailed: The process ended without one.
+            PageFailed: The process ended without one, or was not done in time.
             Problem: What `read` raises.
         """
-        if not self._turns.acquire(timeout=QUEUE_S):
-            raise TooManyPages(f"{AT_ONCE} pages are being read; try again in a moment.", retry_after_s=QUEUE_S)
+        # Who waits here holds one of the few threads that every request needs.
+        if not self._turns.acquire(blocking=False):
+            raise TooManyPages(f"{AT_ONCE} pages are being read; try again in a moment.", retry_after_s=RETRY_AFTER_S)
         try:
             with confined.started(
                 "core.services.paging",
@@ -90,7 +91,8 @@ def _served(process: subprocess.Popen[bytes], wanted: Request, read: Read) -> Le
             if not (said.at >= 0 and 0 < said.size <= ASK_BYTES and said.at + said.size <= wanted.size):
                 raise PageFailed("The process that reads asked for what is not there; try again.", retry_after_s=5.0)
             confined.feed(stdin, [read(said.at, said.at + said.size)])
-    if process.wait() in {-signal.SIGXCPU, -signal.SIGKILL}:
+    # A process that is killed ran out of patience or the machine's memory: the store or the machine is slow.
+    if process.wait() == -signal.SIGXCPU:
         raise PageTooDeep(
             "Finding the page takes more time than it may. Upload the file as plain JSONL, or with smaller row groups.",
             param="after",

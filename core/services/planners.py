@@ -35,7 +35,7 @@ MEMORY_BYTES: Final = 2 * 2**30
 PATIENCE_S: Final = 60.0
 """Wall time after which the process is ended."""
 AT_ONCE: Final = 2
-QUEUE_S: Final = 10.0
+RETRY_AFTER_S: Final = 5.0
 KEPT: Final = 32
 IRRELEVANT: Final = frozenset({"name", "metadata", "priority", "dataset", "validation_dataset", "base_model"})
 """Fields that change nothing of an outline; data and base are told apart by their hashes."""
@@ -134,10 +134,11 @@ class Planners:
         key = wanted.key
         if (known := self._recalled(key)) is not None:
             return known
-        if not self._turns.acquire(timeout=QUEUE_S):
-            raise TooManyPlans(f"{AT_ONCE} plans are being made; try again in a moment.", retry_after_s=QUEUE_S)
+        # Who waits here holds one of the few threads that every request needs.
+        if not self._turns.acquire(blocking=False):
+            raise TooManyPlans(f"{AT_ONCE} plans are being made; try again in a moment.", retry_after_s=RETRY_AFTER_S)
         try:
-            made = self._recalled(key) or _outlined(wanted)
+            made = _outlined(wanted)
         finally:
             self._turns.release()
         with self._lock:

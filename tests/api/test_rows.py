@@ -158,7 +158,9 @@ def test_a_row_of_too_many_turns_is_refused_with_what_leads_behind_it(client: ht
     lines = [json.dumps(row, separators=(",", ":")) for row in rows]
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), file)
-    content = {"jsonl": "\n".join(lines), "array": "[" + ",\n".join(lines) + "]", "parquet": file.getvalue()}[kind]
+    content = (
+        file.getvalue() if kind == "parquet" else ("\n".join(lines) if kind == "jsonl" else f"[{','.join(lines)}]")
+    )
     _upload(client, content)
 
     first = client.get("/datasets/rows/rows").json()

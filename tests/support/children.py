@@ -8,11 +8,16 @@ from pathlib import Path
 
 def inspectors_of(pid: int) -> list[int]:
     """The inspecting processes that a process has started."""
+    return children_of(pid, "core.services.inspection")
+
+
+def children_of(pid: int, module: str) -> list[int]:
+    """The processes running a module that a process has started."""
     found = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for child in map(int, file.read_text().split()):
-                if b"core.services.inspection" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if module.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(child)
     return found
 

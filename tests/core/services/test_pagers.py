@@ -1,7 +1,9 @@
 """The process that finds pages of Parquet: it reads little, is confined, and its end is told whatever ends it."""
 
 import io
+import os
 import random
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +14,12 @@ import pytest
 
 from core.domain.datasets import InvalidDataset
 from core.domain.excerpts import MAX_TURNS, TURN_CHARACTERS, PageTooDeep
+from core.errors import Problem
 from core.services import pagers
-from core.services.pagers import Pagers, TooManyPages
+from core.services.pagers import PageFailed, Pagers, TooManyPages
 from core.services.paging import ASK_BYTES, Request
 from core.storage.objects import ObjectMissing
+from tests.support.children import children_of
 
 ROWS = 20_000
 GROUP_ROWS = 500
@@ -99,9 +103,9 @@ def test_a_row_of_too_many_turns_is_on_no_page() -> None:
 
 def test_the_longest_page_is_read_whole() -> None:
     longest = 2**20 - 1
-    stored = Stored(written({"instruction": ["\x01" * 499_949, "a" + "\x01" * (longest - 2)], "output": ["b"] * 2}))
+    stored = Stored(written({"instruction": ["\x01" * 999_899, "a" + "\x01" * (longest - 2)], "output": ["b"] * 2}))
 
-    assert [len(one.turns[0].content) for one in Pagers().page(stored.wanted(), stored).rows] == [499_949, longest - 1]
+    assert [len(one.turns[0].content) for one in Pagers().page(stored.wanted(), stored).rows] == [999_899, longest - 1]
 
 
 def test_rows_that_take_too_much_memory_are_not_shown_and_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +117,31 @@ def test_rows_that_take_too_much_memory_are_not_shown_and_do_no_harm(monkeypatch
         Pagers().page(stored.wanted(), stored)
 
 
-def test_a_page_that_takes_too_long_is_given_up(large: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_is_not_there_in_time_is_not_laid_at_the_callers_door(
+    large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pagers, "PATIENCE_S", 0.01)
     stored = Stored(large)
 
-    with pytest.raises(PageTooDeep, match="smaller row groups"):
+    with pytest.raises(PageFailed) as caught:
         Pagers().page(stored.wanted(), stored)
+    assert caught.value.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(signal.SIGXCPU, PageTooDeep), (signal.SIGKILL, PageFailed), (signal.SIGTERM, PageFailed)],
+)
+def test_what_ends_the_process_says_whose_fault_it_is(
+    large: bytes, number: signal.Signals, expected: type[Problem]
+) -> None:
+    def ended(start: int, end: int) -> bytes:
+        for child in children_of(os.getpid(), "core.services.paging"):
+            os.kill(child, number)
+        return large[start:end]
+
+    with pytest.raises(expected):
+        Pagers().page(Stored(large).wanted(), ended)
 
 
 def test_a_file_that_can_not_be_read_any_more_says_why(large: bytes) -> None:
@@ -137,8 +160,7 @@ def test_a_store_that_fails_meanwhile_is_told(large: bytes) -> None:
         Pagers().page(Stored(large).wanted(), lost)
 
 
-def test_more_pages_than_are_read_at_once_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pagers, "QUEUE_S", 0.05)
+def test_more_pages_than_are_read_at_once_are_sent_away() -> None:
     free, held = threading.Event(), threading.Semaphore(0)
     stored = Stored(written({"instruction": ["a"], "output": ["b"]}))
 
@@ -152,8 +174,11 @@ def test_more_pages_than_are_read_at_once_are_sent_away(monkeypatch: pytest.Monk
         running = [pool.submit(ours.page, stored.wanted(), waiting) for _ in range(pagers.AT_ONCE)]
         for _ in running:
             assert held.acquire(timeout=30)
+        freeing = threading.Timer(2.0, free.set)  # who waited would have a turn then
+        freeing.start()
         with pytest.raises(TooManyPages) as caught:
             ours.page(stored.wanted(), waiting)
         assert caught.value.retry_after_s
+        freeing.cancel()
         free.set()
         assert all(len(one.result().rows) == 1 for one in running)

@@ -110,8 +110,7 @@ def test_a_source_that_never_ends_its_bytes_is_given_up(base: Path, monkeypatch:
         Planners().outline(_wanted(base, _source(5, chunks=slow)))
 
 
-def test_more_plans_than_are_made_at_once_are_sent_away(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planners, "QUEUE_S", 0.05)
+def test_more_plans_than_are_made_at_once_are_sent_away(base: Path) -> None:
     free, held = threading.Event(), threading.Semaphore(0)
 
     def waiting() -> Iterator[bytes]:
@@ -125,8 +124,11 @@ def test_more_plans_than_are_made_at_once_are_sent_away(base: Path, monkeypatch:
         running = [pool.submit(ours.outline, _wanted(base, _source(5, name=name, chunks=waiting))) for name in names]
         for _ in names:
             assert held.acquire(timeout=30)
+        freeing = threading.Timer(2.0, free.set)  # who waited would have a turn then
+        freeing.start()
         with pytest.raises(TooManyPlans) as caught:
             ours.outline(_wanted(base, _source(5, name="late")))
         assert caught.value.retry_after_s
+        freeing.cancel()
         free.set()
         assert all(one.result().train.rows == 5 for one in running)
