@@ -14,6 +14,7 @@ from core.domain.columns import Columns, Seen
 from core.domain.containers import Raw, RawRow
 from core.domain.datasets import MAX_FINDINGS, MAX_LINES, DatasetFinding, Inspection, Summary
 from core.domain.faults import BadFile, BadRow
+from core.domain.repeats import Repeats
 from core.errors import Finding
 
 MAX_ERRORS: Final = 1000
@@ -33,7 +34,8 @@ def inspect(chunks: Iterable[bytes], *, on_fault: Callable[[], None] = lambda: N
 
     Args:
         chunks: The file's bytes, in order. They may raise BadFile to end the reading.
-        on_fault: Called at the first fault: from there on the file is refused, and only the list of faults grows.
+        on_fault: Called at the first fault, from where on only the list of faults grows, and now and then after it.
+            It may raise BadFile to end the reading.
     """
     look = _Look(on_fault)
     try:
@@ -91,6 +93,8 @@ class _Look:
                 if len(batch) == BATCH_ROWS:
                     look(batch, lines)
                     batch, lines = [], []
+                    if self._error_count:
+                        self._on_fault()
                 if row > most:
                     raise BadFile(_too_many_rows(line))
         finally:
@@ -118,7 +122,8 @@ class _Look:
     def outcome(self) -> Inspection:
         """What was found."""
         census = self._census
-        repeated = census.repeats.compare()
+        # Seconds for millions of rows, and of no use before the faults are mended.
+        repeated = (Repeats() if self._error_count else census.repeats).compare()
         kinds, columns = self._columns.formats(), self._columns.columns()
         with_input = columns["input"].rows if "input" in columns else 0
         warnings = [
