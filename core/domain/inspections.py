@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from core.domain import cautions, containers, formats, reports
-from core.domain.census import BATCH_ROWS, Census, Turns
+from core.domain.census import BATCH_CHARACTERS, BATCH_ROWS, Census, Turns
 from core.domain.columns import Columns, Seen
 from core.domain.containers import Raw, RawRow
 from core.domain.datasets import MAX_FINDINGS, MAX_LINES, DatasetFinding, Inspection, Summary
@@ -71,7 +71,7 @@ class _Look:
         fields: tuple[str, ...] = ()
         batch: list[Turns] = []
         lines: list[int] = []
-        row = good = empty = 0
+        row = good = empty = weight = 0
         try:
             for row, (line, raw) in enumerate(raw_rows, 1):
                 try:
@@ -86,13 +86,14 @@ class _Look:
                     self._columns.meet(fields, good, line)
                 batch.append(turns)
                 lines.append(line)
+                weight += len(turns[0][1]) + len(turns[-1][1]) if len(turns) == 2 else sum(len(turn[1]) for turn in turns)
                 if _has_empty_input(raw):
                     empty += 1
                     if empty <= MAX_LINES:
                         self._empty_inputs.first.append((row - 1, line))
-                if len(batch) == BATCH_ROWS:
+                if len(batch) == BATCH_ROWS or weight > BATCH_CHARACTERS:
                     look(batch, lines)
-                    batch, lines = [], []
+                    batch, lines, weight = [], [], 0
                     if self._error_count:
                         self._on_fault()
                 if row > most:
