@@ -54,8 +54,9 @@ async def read(dataset: Dataset, reader: Inspector[Report], desk: Desk, *, first
 async def _read(dataset: Dataset, reader: Inspector[Report], desk: Desk, first: bytes) -> Report:
     if first:
         await reader.feed(first, patience_s=PATIENCE_S)
-    # Reading the store blocks, which is fine: this loop serves nobody else.
-    for chunk in desk.store.chunks(dataset.object_key or ""):
+    chunks = desk.store.chunks(dataset.object_key or "")
+    # In a thread: a store that is slow, or a reader that is quicker than it, would keep the claim from being renewed.
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         for start in range(0, len(chunk), PIECE_BYTES):
             await reader.feed(chunk[start : start + PIECE_BYTES], patience_s=PATIENCE_S)
         if reader.is_decided:
