@@ -86,7 +86,9 @@ class _Look:
                     self._columns.meet(fields, good, line)
                 batch.append(turns)
                 lines.append(line)
-                weight += len(turns[0][1]) + len(turns[-1][1]) if len(turns) == 2 else sum(len(turn[1]) for turn in turns)
+                weight += (
+                    len(turns[0][1]) + len(turns[-1][1]) if len(turns) == 2 else sum(len(turn[1]) for turn in turns)
+                )
                 if _has_empty_input(raw):
                     empty += 1
                     if empty <= MAX_LINES:
