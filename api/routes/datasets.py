@@ -86,9 +86,9 @@ async def create(incoming: IncomingDep, key: Key, caller: Writes, rt: RuntimeDep
     Parquet, each also packed with gzip or Zstandard.
 
     Send a form (`curl -F file=@train.jsonl -F name=huanhuan`) or the bytes themselves with `?name=`. The file is stored,
-    hashed and checked while it arrives: 201 with the summary, or 422 with every fault by line and nothing stored. The
-    same name and bytes again give the version that is there (200); new bytes make `name@N+1`. A file too large to check
-    in time is 202 and `processing`: watch `Location`.
+    hashed and checked while it arrives: 201 with the summary, or 422 with the faults by line that were found within 1.5 s
+    of the first, and nothing stored. The same name and bytes again give the version that is there (200); new bytes make
+    `name@N+1`. A file too large to check in time is 202 and `processing`: watch `Location`.
     """
     settings = rt.settings
     with rt.uploads.taken():

@@ -15,6 +15,7 @@ from core.domain.generation import (
     EngineFailed,
     EngineUnavailable,
     InvalidMessages,
+    LogitsNotFinite,
     PromptTooLong,
     QueueFull,
     TemplateMismatch,
@@ -30,6 +31,7 @@ FAILURES: Final = (
     QueueFull,
     EngineUnavailable,
     EngineFailed,
+    LogitsNotFinite,
     BaseUnusable,
 )
 ADAPTER: Final = {

@@ -16,6 +16,8 @@ from core.domain.lengths import Tally
 from core.domain.repeats import Repeats
 
 BATCH_ROWS: Final = 2048
+BATCH_CHARACTERS: Final = 2**22
+"""Rows that are looked at together have no more of either; looking takes some 16 bytes a character."""
 SPACE_AFTER_ANSWER: Final = "space_after_answer"
 Turns = tuple[Turn, ...]
 

@@ -90,6 +90,12 @@ class EngineFailed(Unavailable):
     code = "engine_failed"
 
 
+class LogitsNotFinite(Conflict):
+    """What answers has weights that lead out of the finite numbers here: asking again gives the same."""
+
+    code = "logits_not_finite"
+
+
 class TemplateMismatch(Conflict):
     """The adapter was trained with another chat format than the engine renders."""
 

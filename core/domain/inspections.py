@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Final
 
 from core.domain import cautions, containers, formats, reports
-from core.domain.census import BATCH_ROWS, Census, Turns
+from core.domain.census import BATCH_CHARACTERS, BATCH_ROWS, Census, Turns
 from core.domain.columns import Columns, Seen
 from core.domain.containers import Raw, RawRow
 from core.domain.datasets import MAX_FINDINGS, MAX_LINES, DatasetFinding, Inspection, Summary
 from core.domain.faults import BadFile, BadRow
+from core.domain.repeats import Repeats
 from core.errors import Finding
 
 MAX_ERRORS: Final = 1000
@@ -33,7 +34,8 @@ def inspect(chunks: Iterable[bytes], *, on_fault: Callable[[], None] = lambda: N
 
     Args:
         chunks: The file's bytes, in order. They may raise BadFile to end the reading.
-        on_fault: Called at the first fault: from there on the file is refused, and only the list of faults grows.
+        on_fault: Called at the first fault, from where on only the list of faults grows, and now and then after it.
+            It may raise BadFile to end the reading.
     """
     look = _Look(on_fault)
     try:
@@ -69,7 +71,7 @@ class _Look:
         fields: tuple[str, ...] = ()
         batch: list[Turns] = []
         lines: list[int] = []
-        row = good = empty = 0
+        row = good = empty = weight = 0
         try:
             for row, (line, raw) in enumerate(raw_rows, 1):
                 try:
@@ -84,13 +86,18 @@ class _Look:
                     self._columns.meet(fields, good, line)
                 batch.append(turns)
                 lines.append(line)
+                weight += (
+                    len(turns[0][1]) + len(turns[-1][1]) if len(turns) == 2 else sum(len(turn[1]) for turn in turns)
+                )
                 if _has_empty_input(raw):
                     empty += 1
                     if empty <= MAX_LINES:
                         self._empty_inputs.first.append((row - 1, line))
-                if len(batch) == BATCH_ROWS:
+                if len(batch) == BATCH_ROWS or weight > BATCH_CHARACTERS:
                     look(batch, lines)
-                    batch, lines = [], []
+                    batch, lines, weight = [], [], 0
+                    if self._error_count:
+                        self._on_fault()
                 if row > most:
                     raise BadFile(_too_many_rows(line))
         finally:
@@ -118,7 +125,8 @@ class _Look:
     def outcome(self) -> Inspection:
         """What was found."""
         census = self._census
-        repeated = census.repeats.compare()
+        # Seconds for millions of rows, and of no use before the faults are mended.
+        repeated = (Repeats() if self._error_count else census.repeats).compare()
         kinds, columns = self._columns.formats(), self._columns.columns()
         with_input = columns["input"].rows if "input" in columns else 0
         warnings = [

@@ -159,7 +159,9 @@ class Reading:
             if not _all_finite(values, self._dtype):
                 raise broken("not_finite", f"{self._name} holds values that are not finite.", field=self._name)
             said = f"{self._name} holds values of 65,536 or more, which half precision can't hold."
-            raise broken("too_large", said, field=self._name, hint="Trained values are near 0.01; this one diverged.")
+            raise broken(
+                "value_too_large", said, field=self._name, hint="Trained values are near 0.01; this one diverged."
+            )
         if self._name not in self._nonzero and not _all_zero(values, width):
             self._nonzero.add(self._name)
 

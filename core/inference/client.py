@@ -16,8 +16,8 @@ from typing import Final
 
 from core.domain.adapters import Adapter
 from core.domain.bases import Base
-from core.domain.generation import EngineUnavailable, PromptTooLong, QueueFull, Sampling
-from core.inference.connections import RETRY_S, AdapterMissing, Chunk, Engine
+from core.domain.generation import EngineUnavailable, LogitsNotFinite, PromptTooLong, QueueFull, Sampling
+from core.inference.connections import RETRY_S, AdapterMissing, Chunk, Engine, NotFinite
 from core.inference.protocol import CompletionRequest, LoadAdapter, UnloadAdapter
 
 __all__ = ["Chunk", "EngineState", "Engines", "Lay"]
@@ -69,6 +69,7 @@ class Engines:
             QueueFull: None of them has room.
             EngineFailed: The engine broke off.
             BrokenAdapter: The engine refuses the adapter's files.
+            LogitsNotFinite: The weights of base or adapter give no finite logits, so that asking again is no help.
             PromptTooLong: The engines read fewer tokens than the base; an engine would cut the answer short instead.
         """
         asked = _request(base.name if adapter is None else adapter.id, ids, sampling)
@@ -135,6 +136,8 @@ class Engines:
                     engine.forget()
                     raise _nobody(base) from error
                 await self._load(engine, adapter, missed_at=asked_at)
+            except NotFinite as error:
+                raise _not_finite(base, adapter) from error
             else:
                 return
         raise QueueFull("More adapters are in use than the engine has places for; try again.", retry_after_s=RETRY_S)
@@ -182,6 +185,16 @@ def _request(model: str, ids: Sequence[int], sampling: Sampling) -> CompletionRe
 
 def _nobody(base: Base) -> EngineUnavailable:
     return EngineUnavailable(f"No engine that serves {base.name} answers; try again later.", retry_after_s=RETRY_S)
+
+
+def _not_finite(base: Base, adapter: Adapter | None) -> LogitsNotFinite:
+    if adapter is None:
+        return LogitsNotFinite(f"Base {base.name} gives logits that are not finite; import it again.", param="model")
+    return LogitsNotFinite(
+        f"Adapter {adapter.reference} gives logits that are not finite: its weights are too large for {base.name}. Train "
+        "it again, with a lower learning rate or lora_alpha.",
+        param="adapter",
+    )
 
 
 def _too_long(reads: int) -> PromptTooLong:

@@ -17,7 +17,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.domain.adapters import BrokenAdapter
 from core.domain.generation import EngineFailed, EngineUnavailable, QueueFull
-from core.inference.protocol import Completion, CompletionRequest, EngineFailure, LoadAdapter, ModelList, UnloadAdapter
+from core.inference.protocol import (
+    NOT_FINITE,
+    Completion,
+    CompletionRequest,
+    EngineFailure,
+    LoadAdapter,
+    ModelList,
+    UnloadAdapter,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +49,10 @@ _CHUNK: Final = TypeAdapter[Completion | EngineFailure](Completion | EngineFailu
 
 class AdapterMissing(Exception):
     """The engine has no model of the name that was asked for; internal to this package."""
+
+
+class NotFinite(Exception):
+    """The weights of what was asked gave no finite logits; internal to this package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +103,7 @@ class Engine:
             QueueFull: It takes no more requests now.
             EngineUnavailable: It can't be reached, or ended before the first token.
             EngineFailed: It broke off.
+            NotFinite: Base or adapter can't answer this.
         """
         self.busy += 1
         has_begun = False
@@ -258,7 +271,7 @@ def _parsed(data: bytes) -> Chunk | None:
         raise EngineFailed("The engine speaks another protocol than this service.") from error
     if isinstance(event, EngineFailure):
         log.warning("an engine gave an answer up: %s", event.error.message)
-        raise _broken_off()
+        raise NotFinite if event.error.type == NOT_FINITE else _broken_off()
     if not event.choices:
         return None
     choice = event.choices[0]

@@ -6,7 +6,7 @@ both engines get the same ids and no user text ever becomes a control token.
 `GET /v1/models`, `GET /health`. Shapes follow vLLM 0.32; fields we do not send are left out.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -93,6 +93,10 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+NOT_FINITE: Final = "LogitsNotFiniteError"
+"""The `type` of an error that stands for one answerer's weights; vLLM has none such."""
 
 
 class EngineError(BaseModel):

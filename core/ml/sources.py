@@ -26,12 +26,17 @@ class Source:
 
     Raises:
         CheckpointNotFound: There is no such folder.
+        UnsafeCheckpoint: Its path is not UTF-8.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise CheckpointNotFound(f"There is no folder {folder.name!r}; give a model's folder or a hub id.")
         self.folder = folder.resolve()
+        try:
+            str(self.folder).encode()
+        except UnicodeEncodeError as error:  # torch opens no such path, and its error looks like a damaged file's
+            raise UnsafeCheckpoint("The folder's path is not UTF-8; rename the folder, or move it.") from error
 
     def names(self) -> list[str]:
         """List the entries, sorted."""

@@ -30,21 +30,16 @@ def main() -> None:
     """Inspect stdin."""
     confinement.enter()
     try:
-        fault = _look(confinement.stdin())
+        asked = Asked.model_validate_json(confinement.first_line())
+        fault = _look(asked, confinement.stdin())
     except (MemoryError, RecursionError):
         fault = Finding(code="too_complex", message="Reading the weights takes more memory than an adapter may.")
     confinement.report(json.dumps(dataclasses.asdict(Verdict(fault))))
 
 
-def _look(pieces: Iterator[bytes]) -> Finding | None:
-    line = b""
-    while b"\n" not in line:
-        line += next(pieces)
-    line, _, first = line.partition(b"\n")
-    asked = Asked.model_validate_json(line)
+def _look(asked: Asked, pieces: Iterator[bytes]) -> Finding | None:
     reading = Reading(asked.config, linears(asked.base))
     try:
-        reading.feed(first)
         for piece in pieces:
             reading.feed(piece)
         reading.finish()

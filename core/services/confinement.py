@@ -5,7 +5,9 @@ credentials, may use so much memory and time, and dies with whoever started it. 
 without a name that Parquet needs, may have FILE_BYTES; with 0 it can write none.
 """
 
+import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -17,6 +19,8 @@ from typing import Final
 import core
 
 READ_BYTES: Final = 2**18
+NO_ROOM: Final = 28
+"""Exit status of a process that could not copy what it reads."""
 ROOT: Final = Path(core.__file__).parents[1]
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ", "TMPDIR")
 _PR_SET_PDEATHSIG: Final = 1
@@ -49,9 +53,21 @@ def enter() -> None:
     if os.getppid() != parent:
         sys.exit(1)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    # SIGXCPU comes at the first limit, which says what it was; at the second SIGKILL, which would not.
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@contextlib.contextmanager
+def noting_full_disks() -> Iterator[None]:
+    """End this process with NO_ROOM where a copy finds none, which is no fault of the file's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            sys.exit(NO_ROOM)
+        raise
 
 
 def stdin() -> Iterator[bytes]:

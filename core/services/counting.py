@@ -8,7 +8,6 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,28 +26,14 @@ def main() -> None:
     os.nice(NICENESS)
     confinement.enter()
     gc.disable()
-    stdin = confinement.stdin()
-    folder, rest = _first_line(stdin)
     try:
-        renderer = Renderer.load(Path(folder))
-        report = Report(counted=tokencounts.count(formats.parse(_chained(rest, stdin)), renderer))
+        renderer = Renderer.load(Path(confinement.first_line().decode()))
+        with confinement.noting_full_disks():
+            report = Report(counted=tokencounts.count(formats.parse(confinement.stdin()), renderer))
     except Problem as problem:
         sys.stderr.write(f"tokens can't be counted: {problem.code}\n")
         report = Report(counted=None)
     confinement.report(json.dumps(dataclasses.asdict(report)))
-
-
-def _first_line(chunks: Iterator[bytes]) -> tuple[str, bytes]:
-    read = b""
-    while b"\n" not in read:
-        read += next(chunks)
-    line, _, rest = read.partition(b"\n")
-    return line.decode(), rest
-
-
-def _chained(rest: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    yield rest
-    yield from chunks
 
 
 if __name__ == "__main__":

@@ -140,6 +140,7 @@ async def stream(prompt: Prompt, *, caller: Caller, engines: Engines, usage: Led
         QueueFull: The engine takes no more requests now.
         EngineUnavailable: No engine serves the base.
         EngineFailed: It broke off; text may have been given before.
+        LogitsNotFinite: The weights can't answer this; text may have been given before.
     """
     counted, refused = 0, False
     try:

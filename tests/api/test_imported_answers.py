@@ -13,11 +13,12 @@ import torch
 from api import main
 from core.ml.convert import convert
 from core.text.chat import Renderer
-from tests.support import bluelm, elsewhere, loras
+from tests.support import bluelm, elsewhere, engines, loras
 from tests.support.answering import Answering, answering
 from tests.support.databases import SqliteDatabases
 from tests.support.elsewhere import NEW_TOKENS, Elsewhere
 from tests.support.oracle import BlueLM
+from tests.support.problems import problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -130,3 +131,18 @@ def test_a_deleted_adapter_leaves_the_engine_and_its_folder(
     assert list(folders.glob(f"{kept}-*"))
     again = client.post("/generate", json={"prompt": "hello", "adapter": gone})
     assert (again.status_code, again.json()["code"]) == (404, "adapter_not_found")
+
+
+def test_an_adapter_without_finite_logits_is_named_and_not_to_be_asked_again(
+    client: httpx.Client, base_dir: Path, tmp_path: Path
+) -> None:
+    folder = engines.overflowing(tmp_path / "wild", base_dir)
+    loras.send(client, loras.parts(folder), name="wild", base="tiny").raise_for_status()
+    native = {"prompt": "hello", "adapter": "wild", "max_tokens": 2}
+    chat = {"model": "wild", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    for path, body in (("/generate", native), ("/v1/chat/completions", chat)):
+        for stream in (False, True):
+            refused = client.post(path, json=body | {"stream": stream})
+            assert "wild@1" in problem(refused, status=409, code="logits_not_finite")["detail"]
+            assert refused.headers["x-should-retry"] == "false"
+    client.post("/generate", json={"prompt": "hello", "max_tokens": 2}).raise_for_status()

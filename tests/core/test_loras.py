@@ -346,7 +346,7 @@ TOO_LARGE = {
     ("code", "dtype", "patterns"),
     [
         *(("not_finite", dtype, patterns) for dtype, (_, patterns) in BITS.items()),
-        *(("too_large", dtype, patterns) for dtype, patterns in TOO_LARGE.items()),
+        *(("value_too_large", dtype, patterns) for dtype, patterns in TOO_LARGE.items()),
     ],
 )
 def test_every_value_that_no_training_leaves_is_found_wherever_it_stands(

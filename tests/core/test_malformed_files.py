@@ -44,10 +44,16 @@ def many_rows() -> bytes:
     return b"\n".join(row(output=f"answer {number * 7919 % 10_007}") for number in range(2000))
 
 
-def parquet(columns: Mapping[str, object]) -> bytes:
+def parquet(columns: Mapping[str, object], *, store_schema: bool = True) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.table(dict(columns)), file)
+    pq.write_table(pa.table(dict(columns)), file, store_schema=store_schema)
     return file.getvalue()
+
+
+def messages_with_content_twice() -> bytes:
+    texts = [pa.array(["user", "assistant"]), pa.array(["a", "b"]), pa.array(["c", "d"])]
+    struct = pa.StructArray.from_arrays(texts, names=["role", "content", "content"])
+    return parquet({"messages": pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), struct)})
 
 
 LISTS: dict[str, list[str]] = {
@@ -266,6 +272,12 @@ FILES = {
     "Parquet, encrypted": Bad(b"PAR1" + b"\xff" * 20 + b"\x08\0\0\0PARE", "encrypted_file", None),
     "Parquet with binary": Bad(
         parquet({"instruction": [b"a"], "output": ["b"]}), "unsupported_column", 1, "instruction"
+    ),
+    "Parquet with two fields of a name in a struct": Bad(messages_with_content_twice(), "duplicate_key", 1, "messages"),
+    "Parquet with a column whose name is no UTF-8": Bad(
+        parquet({"instruction": ["a"], "output": ["b"]}, store_schema=False).replace(b"output", b"\xff\xfeeput"),
+        "damaged_parquet",
+        None,
     ),
     "Parquet with a decimal": Bad(
         parquet({"instruction": [Decimal("1.5")], "output": ["b"]}), "unsupported_column", 1, "instruction"

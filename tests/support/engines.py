@@ -80,14 +80,25 @@ def endless(folder: Path, shape: tiny_base.Shape) -> Path:
 
 
 def adapter(
-    folder: Path, base: Path, *, seed: int, r: int = 4, modules: Sequence[str] = MODULES, std: float = 0.08
+    folder: Path,
+    base: Path,
+    *,
+    seed: int,
+    r: int = 4,
+    alpha: int | None = None,
+    modules: Sequence[str] = MODULES,
+    std: float = 0.08,
 ) -> Path:
     """A sealed bundle with random weights on both sides, written by peft itself."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
         config = LoraConfig(
-            task_type="CAUSAL_LM", r=r, lora_alpha=4 * r, target_modules=list(modules), init_lora_weights=False
+            task_type="CAUSAL_LM",
+            r=r,
+            lora_alpha=4 * r if alpha is None else alpha,
+            target_modules=list(modules),
+            init_lora_weights=False,
         )
         adapted = get_peft_model(model, config)
         with torch.no_grad():
@@ -97,6 +108,15 @@ def adapter(
         adapted.save_pretrained(folder)
     bundles.seal(folder, {"template_hash": Renderer.load(base).template_hash})
     return folder
+
+
+def overflowing(folder: Path, base: Path) -> Path:
+    """A sealed bundle that can be loaded, and whose gate, up and down together leave the range of float32.
+
+    In the other modules they would leave numbers that RMSNorm makes zeros of.
+    """
+    modules = ("gate_proj", "up_proj", "down_proj")
+    return adapter(folder, base, seed=4, r=1, alpha=65_536, modules=modules, std=12_000)
 
 
 class Solo:

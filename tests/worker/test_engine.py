@@ -13,6 +13,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from core.inference.protocol import NOT_FINITE
 from core.storage import bundles
 from tests.support import engines, tiny_base
 
@@ -39,7 +40,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
         "ad_all": engines.adapter(folder / "all", base, seed=1, r=4),
         "ad_two": engines.adapter(folder / "two", base, seed=2, r=2, modules=("q_proj", "v_proj"), std=0.3),
         "ad_wide": engines.adapter(folder / "wide", base, seed=3, r=8, modules=engines.MODULES[2:]),
-        "ad_inf": engines.adapter(folder / "inf", base, seed=4, std=1e30),
+        "ad_inf": engines.overflowing(folder / "inf", base),
     }
     with engines.running(base) as engine:
         with client(engine) as http:
@@ -185,10 +186,11 @@ def test_a_request_that_breaks_fails_alone(setup: Setup, http: httpx.Client) -> 
     good, bad = asyncio.run(both())
     assert good.json()["choices"][0]["token_ids"]
     assert bad.status_code == 500
-    assert "not finite" in bad.json()["error"]["message"]
+    assert bad.json()["error"]["type"] == NOT_FINITE
+    assert bad.json()["error"]["message"].startswith("ad_inf gives logits that are not finite")
     with http.stream("POST", "/v1/completions", json=asked(model="ad_inf", stream=True)) as response:
         *_, broken, done = response.read().decode().strip().split("\n\n")
-    assert "not finite" in json.loads(broken.removeprefix("data: "))["error"]["message"]
+    assert json.loads(broken.removeprefix("data: "))["error"]["type"] == NOT_FINITE
     assert done == "data: [DONE]"
 
 

@@ -9,17 +9,10 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
-from core.errors import Problem
 from core.inference.protocol import Completion, CompletionChoice, CompletionRequest, Usage
 from core.text.decoders import Decoder
 from worker.engine.requests import Broken, Event, Request, Token
 from worker.engine.shelves import Slot
-
-
-class AnswerBroken(Problem):
-    """The engine could not go on with this answer; others are not touched."""
-
-    code = "answer_broken"
 
 
 class Answer:
@@ -50,7 +43,7 @@ class Answer:
         """Give the tokens as they come; those that came together share a chunk. Usage follows if it was asked for.
 
         Raises:
-            AnswerBroken: The engine could not go on.
+            AnswerBroken, LogitsNotFinite: The engine could not go on.
         """
         reason: Literal["stop", "length"] | None = None
         while reason is None:
@@ -64,7 +57,7 @@ class Answer:
         """Wait for the whole answer.
 
         Raises:
-            AnswerBroken: The engine could not go on.
+            AnswerBroken, LogitsNotFinite: The engine could not go on.
         """
         parts = [choice async for chunk in self.chunks() for choice in chunk.choices]
         ids = [id_ for part in parts for id_ in part.token_ids or []]
@@ -82,7 +75,7 @@ class Answer:
         tokens = []
         for event in events:
             if isinstance(event, Broken):
-                raise AnswerBroken(event.message)
+                raise event.problem
             tokens.append(event)
         self._made += len(tokens)
         return tokens

@@ -13,10 +13,11 @@ from typing import Final, Literal
 import torch
 from transformers import DynamicCache
 
-from core.domain.generation import QueueFull
+from core.domain.generation import LogitsNotFinite, QueueFull
+from core.errors import Problem
 from worker.engine.batches import Batch
 from worker.engine.models import AdaptedModel
-from worker.engine.requests import Active, Broken, Load, Request, Token
+from worker.engine.requests import Active, AnswerBroken, Broken, Load, Request, Token
 from worker.engine.sampling import Draw, choose
 from worker.engine.shelves import Shelf
 
@@ -161,7 +162,7 @@ class Generation:
                 raise
             except Exception:
                 log.exception("a request failed while its prompt was read")
-                self._fail(request, "The engine could not read the prompt.")
+                self._fail(request, AnswerBroken("The engine could not read the prompt."))
 
     def _prefill(self, request: Request) -> None:
         """Read one prompt and make the first token."""
@@ -214,7 +215,7 @@ class Generation:
         rows = self._batch.rows
         self._batch.keep([])
         for row in rows:
-            self._fail(row.request, "The engine failed while it made this answer.")
+            self._fail(row.request, AnswerBroken("The engine failed while it made this answer."))
 
     def _take(self, row: Active, token: int | None) -> bool:
         """Hand a row its token; whether that was its last."""
@@ -237,9 +238,9 @@ class Generation:
         request.deliver(Token(token, reason))
         return reason is not None
 
-    def _fail(self, request: Request, message: str) -> None:
+    def _fail(self, request: Request, problem: Problem) -> None:
         self._end(request)
-        request.deliver(Broken(message))
+        request.deliver(Broken(problem))
 
     def _end(self, request: Request) -> None:
         if request.slot is not None:
@@ -256,6 +257,5 @@ def _settle(done: "Future[None]", error: Exception | None) -> None:
         done.set_exception(error)
 
 
-def _not_finite(request: Request) -> str:
-    what = "This adapter" if request.slot is not None else "The base"
-    return f"{what} gives logits that are not finite here, so no token can be chosen."
+def _not_finite(request: Request) -> LogitsNotFinite:
+    return LogitsNotFinite(f"{request.asked.model} gives logits that are not finite, so no token can be chosen.")

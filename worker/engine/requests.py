@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.errors import Problem
 from core.inference.protocol import CompletionRequest
 from worker.engine.models import BASE
 from worker.engine.sampling import Draw
@@ -20,11 +21,17 @@ class Token:
     finish_reason: Literal["stop", "length"] | None
 
 
+class AnswerBroken(Problem):
+    """The engine could not go on with this answer; others are not touched."""
+
+    code = "answer_broken"
+
+
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The request failed, alone; `message` is for its caller."""
+    """The request failed, alone; `problem` is for its caller."""
 
-    message: str
+    problem: Problem
 
 
 Event = Token | Broken

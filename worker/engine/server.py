@@ -19,9 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from core.domain.adapters import AdapterNotFound
-from core.domain.generation import EngineUnavailable, PromptTooLong
+from core.domain.generation import EngineUnavailable, LogitsNotFinite, PromptTooLong
 from core.errors import Conflict, Invalid, NotFound, Overloaded, Problem, Unavailable
 from core.inference.protocol import (
+    NOT_FINITE,
     Completion,
     CompletionRequest,
     EngineError,
@@ -40,6 +41,7 @@ from worker.engine.shelves import Shelf
 from worker.engine.weights import Fit
 
 STATUSES: Final[tuple[tuple[type[Problem], int, str], ...]] = (
+    (LogitsNotFinite, 500, NOT_FINITE),
     (NotFound, 404, "NotFoundError"),
     (Invalid, 400, "BadRequestError"),
     (Conflict, 400, "BadRequestError"),

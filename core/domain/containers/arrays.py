@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from core.domain.containers.raw import MAX_ROW_BYTES, RawRow, cut, too_long
-from core.domain.containers.streams import at_least
+from core.domain.containers.streams import at_least, up_to
 from core.domain.faults import BadFile
 from core.domain.strictjson import MAX_DEPTH, too_deep
 from core.errors import Finding
@@ -60,6 +60,9 @@ class _Window:
         self._buffer = buffer
         self._source = source
         self._at = 0
+        # Of the current element: bytes whose brackets are counted, how many are open, and whether a text is.
+        self._counted = self._depth = 0
+        self._is_in_text = False
         self.line = line
 
     def next_byte(self) -> bytes:
@@ -82,6 +85,7 @@ class _Window:
         Raises:
             BadFile: It is not closed, too long, or nested too deeply.
         """
+        self._counted = self._depth = 0
         while True:
             end = self._end()
             size = (end or len(self._buffer)) - self._at
@@ -91,38 +95,53 @@ class _Window:
                 row = self.line, self._buffer[self._at : end]
                 self.skip(size)
                 return row
-            # Doubling before each new look keeps the work linear, however small the chunks are.
-            if not self._grow(max(size, 1)):
+            if not self._read_on(size):
                 raise BadFile(cut(self.line))
 
     def _end(self) -> int | None:
         """Where the element ends; None while the window is too small to tell."""
-        if flat := _FLAT.match(self._buffer, self._at):
+        if not self._counted and (flat := _FLAT.match(self._buffer, self._at)):
             return flat.end()
-        if self._buffer[self._at] in b"{[":
+        if self._is_bracketed():
             return self._closing_bracket()
         atom = _ATOM.match(self._buffer, self._at)
         if atom is None and self._buffer[self._at] != ord('"'):
             raise BadFile(_separator(self.line, "malformed_json", "A bracket is closed that was never opened."))
         return atom.end() if atom and atom.end() < len(self._buffer) else None
 
+    def _is_bracketed(self) -> bool:
+        return self._buffer[self._at] in b"{["
+
     def _closing_bracket(self) -> int | None:
-        depth = 0
-        for token in _TOKEN.finditer(self._buffer, self._at):
+        """Go on counting brackets where the last look ended, or at the text that was open there."""
+        self._is_in_text = False
+        for token in _TOKEN.finditer(self._buffer, self._at + self._counted):
             match token.group():
                 case b"{" | b"[":
-                    depth += 1
-                    if depth > MAX_DEPTH:
+                    self._depth += 1
+                    if self._depth > MAX_DEPTH:
                         raise BadFile(replace(too_deep(), line=self.line))
                 case b"}" | b"]":
-                    depth -= 1
-                    if depth == 0:
+                    self._depth -= 1
+                    if self._depth == 0:
                         return token.end()
                 case b'"':
+                    self._counted, self._is_in_text = token.start() - self._at, True
                     return None
                 case _:
                     pass
+        self._counted = len(self._buffer) - self._at
         return None
+
+    def _read_on(self, size: int) -> bool:
+        """Read on as far as makes another look worth it, so that the work is linear however small the chunks are."""
+        if not self._is_bracketed():
+            return self._grow(size)
+        if self._is_in_text:
+            kept = self._buffer[self._at :]
+            self._buffer, self._at = up_to(b'"', kept, self._source, MAX_ROW_BYTES), 0
+            return len(self._buffer) > len(kept)
+        return self._grow(1)
 
     def _grow(self, size: int) -> bool:
         """Read on by at least `size` bytes unless the file ends; False if it had ended."""

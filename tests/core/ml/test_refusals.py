@@ -290,6 +290,14 @@ def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", tmp_path / "bases" / "x", error=CheckpointNotFound, reason="nowhere")
 
 
+def test_a_folder_whose_path_is_not_utf8_is_to_be_renamed_not_downloaded_again(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"blue\xff")
+    folder.mkdir()
+    with pytest.raises(UnsafeCheckpoint, match="rename"):
+        convert(folder, tmp_path / "base", name="blue", progress=lambda done, total: None)
+    assert not (tmp_path / "base").exists()
+
+
 def test_a_full_disk_is_told_before_the_first_byte(tmp_path: Path) -> None:
     source = bluelm.write(tmp_path / "source")
     reports: list[int] = []

@@ -1,6 +1,7 @@
 """The inspecting process: what it may do, and how it ends."""
 
 import asyncio
+import contextlib
 import gzip
 import io
 import os
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.domain.datasets import Inspection
+from core.errors import StorageFull
+from core.services.inspection import LISTING_S
 from core.services.inspectors import DATASETS, InspectionFailed, Inspector, Program
 from tests.support.children import is_running, wait
 from tests.support.streams import cut
@@ -65,16 +68,54 @@ def test_it_stops_reading_once_the_file_is_refused() -> None:
         (GOOD + b"\0\n", "nul_byte"),
         (b"prompt,completion\na,b,c\n", "wrong_width"),
         (b"[" + GOOD + b"}", "malformed_json"),
+        (b'[{"x": "' + b"a" * 1000 + b'"},', "unknown_format"),
+        (b'[{"x": ["a", "b", {"y": 1}]},', "unknown_format"),
     ],
 )
 def test_a_sender_who_goes_no_further_is_refused_all_the_same(begun: bytes, code: str) -> None:
+    middle = len(begun) - 3
+
     async def run() -> Inspection:
         async with Inspector.started(DATASETS, limit_bytes=10**9) as inspector:
-            await inspector.feed(begun, patience_s=30)
-            await inspector._report  # the input stays open
+            await inspector.feed(begun[:middle], patience_s=30)
+            await inspector.feed(begun[middle:], patience_s=30)
+            async with asyncio.timeout(30):  # far more than LISTING_S; the input stays open
+                await asyncio.shield(inspector._report)
             return await inspector.verdict()
 
     assert asyncio.run(run()).findings[0].code == code
+
+
+def test_a_refusal_keeps_its_two_seconds() -> None:
+    assert LISTING_S < 2
+
+
+def test_many_good_rows_of_parquet_after_a_fault_are_not_all_read() -> None:
+    rows = 2_000_000
+    file = io.BytesIO()
+    pq.write_table(pa.table({"prompt": [""] + ["a"] * (rows - 1), "completion": ["b"] * rows}), file)
+
+    outcome = asyncio.run(inspected(file.getvalue(), patience_s=60))
+
+    assert outcome is not None
+    assert [finding.code for finding in outcome.findings if finding.severity == "error"] == [
+        "empty_prompt",
+        "reading_stopped",
+    ]
+    assert outcome.summary.rows < rows - 1
+
+
+def test_the_limit_on_processor_time_is_told_apart_from_a_kill() -> None:
+    command = [sys.executable, "-m", "core.services.inspection", str(os.getpid()), str(2**30), "1", "0"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[3])
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        while process.poll() is None:
+            process.stdin.write(GOOD * 1000)
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+    assert process.wait(30) == -signal.SIGXCPU
 
 
 def test_reading_ends_soon_after_the_first_fault_however_much_is_sent() -> None:
@@ -201,7 +242,7 @@ def test_large_parquet_that_is_cut_short_is_refused(large: bytes, kept: float, c
 def test_a_copy_that_finds_no_room_is_no_fault_of_the_file(large: bytes) -> None:
     narrow = replace(DATASETS, most_bytes=lambda _limit: 9 * 2**20)
 
-    with pytest.raises(InspectionFailed):
+    with pytest.raises(StorageFull):
         asyncio.run(inspected(*cut(large, 2**18), program=narrow))
 
 
@@ -211,7 +252,7 @@ def test_it_knows_no_secret_and_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
 
     wanted = {
         resource.RLIMIT_AS: (2**30, 2**30),
-        resource.RLIMIT_CPU: (260, 260),
+        resource.RLIMIT_CPU: (260, 265),
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_FSIZE: (200 * 2**20, 200 * 2**20),
     }
