@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,6 +33,7 @@ FRESH: Final = timedelta(hours=12)
 """An object older than this is put again rather than trusted to stay: what sweeps orphans may be after it."""
 READ_BYTES: Final = 4 * 2**20
 LITTLE_SPACE_BYTES: Final = 64 * 2**20
+PUTS: Final = 3
 _SCRATCH_FULL: Final = ("os error 28", "os error 122", "No space left", "StorageFull", "XMinioStorageFull")
 
 
@@ -290,21 +291,41 @@ class Store:
             raise StoreFull("The storage folder's disk is full.")
 
     def _put_small(self, key: str, content: bytes) -> None:
-        with _typed():
+        def put() -> bool:
             try:
                 obstore.put(self.backend, key, content, mode="create")
             except AlreadyExistsError:
                 if self._is_fresh(key, len(content)):
-                    return
+                    return False
                 obstore.put(self.backend, key, content)
-        self._sync(key)
+            return True
+
+        self._durably(put, key)
 
     def _put_large(self, key: str, path: Path, size: int) -> None:
-        if self._is_fresh(key, size):
-            return
-        with _typed():
+        def put() -> bool:
+            if self._is_fresh(key, size):
+                return False
             obstore.put(self.backend, key, path, chunk_size=PART_BYTES, max_concurrency=2)
-        self._sync(key)
+            return True
+
+        self._durably(put, key)
+
+    def _durably(self, put: Callable[[], bool], key: str) -> None:
+        """Put an object and, if `put` says that it had to, sync it.
+
+        It is put anew where a sweep that saw an old one has set it aside in between (core/services/garbage.py).
+        """
+        for _ in range(PUTS):
+            with _typed():
+                if not put():
+                    return
+            try:
+                self._sync(key)
+            except ObjectMissing:
+                continue
+            return
+        raise StoreUnavailable("The bytes were set aside again and again; try again.", retry_after_s=2.0)
 
     def _is_fresh(self, key: str, size: int) -> bool:
         try:
