@@ -8,8 +8,9 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from pydantic import ValidationError
@@ -191,17 +192,12 @@ def _outlined(wanted: Wanted) -> Outline:
             validation_size=None if wanted.validation is None else wanted.validation.size,
             validation_fd=reading,
         )
-        confined.feed(process.stdin.fileno(), _chained(REQUEST.dump_json(request) + b"\n", wanted.data.chunks))
+        confined.feed(process.stdin.fileno(), chain([REQUEST.dump_json(request) + b"\n"], wanted.data.chunks()))
         process.stdin.close()
         if wanted.validation is not None and outgoing is not None:
             confined.feed(outgoing.fileno(), wanted.validation.chunks())
             outgoing.close()
         return _read(process.stdout.read(), process.wait())
-
-
-def _chained(first: bytes, chunks: Callable[[], Iterable[bytes]]) -> Iterator[bytes]:
-    yield first
-    yield from chunks()
 
 
 def _read(report: bytes, status: int) -> Outline:

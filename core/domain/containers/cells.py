@@ -1,12 +1,12 @@
 """A table's cells to a row's fields: what CSV and Parquet share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from core.domain import rows, strictjson
 from core.domain.containers.raw import Raw
-from core.domain.faults import BadFile, BadRow
+from core.domain.faults import BadFile, BadRow, shown
 from core.domain.rows.messages import SPELLINGS
 from core.errors import Finding
 
@@ -20,21 +20,36 @@ def check_columns(names: Sequence[str], line: int) -> None:
     Raises:
         BadFile: A column is missing, unknown, or there twice.
     """
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise BadFile(
-            Finding(
-                code="duplicate_key",
-                field=twice,
-                line=line,
-                message=f"Two columns are named {twice!r}.",
-                hint="Keep one; readers disagree about which one counts.",
-            )
-        )
+    check_unique(names, line)
     try:
         rows.format_of(tuple(name for name in names if name not in NAMELESS))
     except BadRow as bad:
         raise BadFile(replace(bad.findings[0], line=line)) from None
+
+
+def check_unique(names: Iterable[str], line: int, *, within: str | None = None) -> None:
+    """Refuse two columns of one name, or two fields `within` a column.
+
+    Raises:
+        BadFile: A name is there twice.
+    """
+    twice = _repeated(names)
+    if twice is None:
+        return
+    if within is None:
+        field, message = twice, f"Two columns are named {twice!r}."
+    else:
+        field = shown(within)
+        message = f"The column {field} has two fields {shown(twice)!r} in one struct."
+    raise BadFile(
+        Finding(
+            code="duplicate_key",
+            field=field,
+            line=line,
+            message=message,
+            hint="Keep one; readers disagree about which one counts.",
+        )
+    )
 
 
 def row(cells: dict[str, object]) -> Raw:
@@ -56,6 +71,15 @@ def row(cells: dict[str, object]) -> Raw:
     except BadRow as bad:
         return bad
     return cells
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _check_pair(cells: dict[str, object]) -> None:

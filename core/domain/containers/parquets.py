@@ -143,7 +143,7 @@ def _check_type(kind: "pa.DataType", name: str, depth: int) -> None:
         kinds.is_floating,
     )
     if depth and kinds.is_struct(kind):
-        _check_names([kind.field(place).name for place in range(kind.num_fields)], name)
+        cells.check_unique((kind.field(place).name for place in range(kind.num_fields)), 1, within=name)
         for place in range(kind.num_fields):
             _check_type(kind.field(place).type, f"{name}.{kind.field(place).name}", depth - 1)
     elif depth and any(is_kind(kind) for is_kind in nested):
@@ -156,19 +156,6 @@ def _check_type(kind: "pa.DataType", name: str, depth: int) -> None:
                 line=1,
                 message=f"The column {shown(name)} is of type {shown(str(kind), at_most=40)}, not text.",
                 hint="Write it as strings, or as lists and structs of strings; drop it if it is not needed.",
-            )
-        )
-
-
-def _check_names(names: list[str], within: str) -> None:
-    if again := next((name for place, name in enumerate(names) if name in names[:place]), None):
-        raise BadFile(
-            Finding(
-                code="duplicate_key",
-                field=shown(within),
-                line=1,
-                message=f"The column {shown(within)} has two fields {shown(again)!r} in one struct.",
-                hint="Keep one; readers disagree about which one counts.",
             )
         )
 
